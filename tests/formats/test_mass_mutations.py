@@ -71,6 +71,7 @@ def test_a_million_mutations(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", SOUND)
+@pytest.mark.gate
 def test_a_thousand_of_them(kind: str) -> None:
     found = run(kind, 1000, 1)
     assert found["read"] > 10

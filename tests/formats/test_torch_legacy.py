@@ -118,6 +118,7 @@ def test_damage_is_named(tmp_path: Path, change, words: str) -> None:
         open_checkpoint(tmp_path / "m.pt")
 
 
+@pytest.mark.gate
 def test_flipped_bits_give_a_checkpoint_or_one_kind_of_error(tmp_path: Path) -> None:
     data = save({"state_dict": {"w": torch.randn(3, 3)}, "args": {"heads": 2}}, tmp_path / "m.pt")
     chance, outcomes = random.Random(0), set()

@@ -56,6 +56,7 @@ TURNED_ROUND = {
 
 
 @pytest.mark.parametrize("name", ["new, random", "swapped across layers", "output zeros", "copied within a layer"])
+@pytest.mark.gate
 def test_fates_turn_round_with_the_two(models: tuple[Model, Model, Path], name: str, tmp_path: Path) -> None:
     model, stranger, start = models
     case = case_of(model, stranger, name, 3)

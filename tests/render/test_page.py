@@ -6,6 +6,7 @@ import math
 import re
 from io import StringIO
 
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from rich.console import Console
@@ -22,6 +23,7 @@ TEXTS = st.text("ab.-  ", max_size=40)
 
 
 @given(st.lists(st.tuples(TEXTS, st.sampled_from(STYLES)), min_size=1, max_size=4), st.integers(5, 40), st.booleans())
+@pytest.mark.gate
 def test_a_line_is_wrapped_as_rich_wraps_it(parts: list[tuple[str, str]], width: int, colour: bool) -> None:
     whole = "".join(text for text, _ in parts)
     assume(not re.search(r"^\s|\S\s\s+\S", whole))

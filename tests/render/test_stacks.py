@@ -39,6 +39,7 @@ def shown(found: Report, width: int | None, lines: int | None = None, *, full: b
     return written(document(found, lines=lines, full=full), "table", ViewOptions(width=width)).splitlines()
 
 
+@pytest.mark.gate
 def test_a_transformer_answers_the_question_by_itself(tmp_path: Path) -> None:
     """The state_dict of nn.Transformer(): three tables, each with the rows of Q, K and V, in 40 lines."""
     model = torch.nn.Transformer(batch_first=True)

@@ -48,6 +48,7 @@ def said(found: dict[str, Any]) -> list[tuple[str, str | None, str]]:
         ],
     ),
 )
+@pytest.mark.gate
 def test_a_run_that_went_well_has_no_findings(
     trained: Path, tmp_path: Path, run, seed: int, options: dict[str, Any]
 ) -> None:

@@ -44,6 +44,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFile]:
 
 @given(offset=st.integers(-5, 1100), length=st.integers(-5, 1100), at_once=st.sampled_from([1, 7, 1 << 30]))
 @settings(max_examples=300, deadline=None)
+@pytest.mark.gate
 def test_reads_exactly_or_not_at_all(shared: LocalFile, offset: int, length: int, at_once: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(local, "_MAX_READ", at_once)

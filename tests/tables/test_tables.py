@@ -175,6 +175,7 @@ _PLACES = st.dictionaries(
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(_PLACES)
+@pytest.mark.gate
 def test_folding_loses_no_number(places: dict[tuple[str, tuple[int, int]], int]) -> None:
     numbers = {template.format(*at): number for (template, at), number in places.items()}
     folded: dict[str, object] = dict(fold(numbers))

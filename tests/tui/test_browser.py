@@ -165,6 +165,7 @@ def test_the_weights_tell_the_heads_when_asked(samples: Path) -> None:
     browse(samples / "trained.safetensors", act)
 
 
+@pytest.mark.gate
 def test_the_filter_filters(samples: Path) -> None:
     async def act(app: Browser, pilot: Pilot[None]) -> None:
         tree, words = app.query_one(Layers), app.query_one(Input)
@@ -412,6 +413,7 @@ def test_findings_are_on_the_page_of_their_layer_and_of_all(samples: Path) -> No
     browse(samples / "damaged.pt", act)
 
 
+@pytest.mark.gate
 def test_what_a_file_would_run_is_on_the_first_page(samples: Path) -> None:
     async def act(app: Browser, pilot: Pilot[None]) -> None:
         assert "also holds 'model_ema' (ema, 24 tensors)" in shown(app, "#text")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from qkvinspect.inspection.evidence.apart import APART, unless_apart
 from qkvinspect.inspection.evidence.excerpt import Excerpt
 from qkvinspect.inspection.evidence.odds import CHANCE, LIKELY
 from qkvinspect.inspection.evidence.ways import rows_move, weighable
 from qkvinspect.inspection.evidence.weigh import (
-    APART,
     SURE,
     WORK,
     Variants,
@@ -16,7 +16,6 @@ from qkvinspect.inspection.evidence.weigh import (
     layers_within,
     samples_of,
     stride_for,
-    unless_apart,
     weigh_heads,
     weigh_packings,
     weigh_turns,

@@ -10,6 +10,7 @@ import numpy as np
 
 from qkvinspect.fast_dataclass import dataclass, field, replace
 from qkvinspect.inspection.evidence.blocksums import CutProducts, Products, Whole
+from qkvinspect.inspection.evidence.copies import written_again
 from qkvinspect.inspection.evidence.gram import lengths_of, normal_ranks, normal_scores
 from qkvinspect.inspection.evidence.sampled_rows import LayerWeights, Lying, biases_of, read
 from qkvinspect.inspection.evidence.zeros import hardly_any, in_blocks, too_few
@@ -33,10 +34,6 @@ _ROOM = 2 << 20
 _CHUNK = 32  # neighbours in a row, which have one scale in nearly every encoding
 _EVEN = 2.1
 """The fourth moment by the square of the second, up to which values are spread evenly."""
-
-_COPIES = 0.2
-"""The share of rows that are copies from which they are more than a head or two: of 4 kv heads for 8 heads a third."""
-_LED_BY = 4  # values of rows that are compared before the rest
 
 _FIRST_ROWS = 32
 _PAIRS = 6
@@ -236,7 +233,7 @@ def _sample(layer: str, found: Sequence[Array], columns: int | None, stride: int
     """
     if any(map(_orthogonal, found)) or not all(map(_with_values, found)):
         return None
-    if _written_again(found if columns is None else found[:-1]):
+    if written_again(found if columns is None else found[:-1]):
         return None
     spaces = np.concatenate([np.full(len(values), values.shape[1]) for values in found])
     lengths = np.concatenate([lengths_of(values) for values in found])
@@ -258,15 +255,6 @@ def _sample(layer: str, found: Sequence[Array], columns: int | None, stride: int
 def _with_values(values: Array) -> bool:
     """Whether values speak and not the places of zeros."""
     return hardly_any(values) or not (in_blocks(values) or too_few(values[:, :-1]))
-
-
-def _written_again(found: Sequence[Array]) -> bool:
-    """Whether many rows are copies of others: how often each was written is then what ties them, and not the heads."""
-    first = np.concatenate([values[:, :_LED_BY] for values in found])
-    if len(first) - len({row.tobytes() for row in first}) < _COPIES * len(first):
-        return False
-    rows = [row.tobytes() for values in found for row in values[values.any(axis=1)]]
-    return len(rows) - len({*rows}) >= _COPIES * len(rows) > 0
 
 
 def _spread_evenly(values: Array) -> bool:

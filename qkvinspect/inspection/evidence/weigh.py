@@ -10,7 +10,9 @@ import numpy as np
 from qkvinspect.fast_dataclass import replace
 from qkvinspect.inspection.evidence import rotary
 from qkvinspect.inspection.evidence.alone import as_packed, with_heads
+from qkvinspect.inspection.evidence.apart import APART, unless_apart
 from qkvinspect.inspection.evidence.excerpt import Excerpt
+from qkvinspect.inspection.evidence.exchange import like_exchanged
 from qkvinspect.inspection.evidence.fit import Fit, are_alike, together
 from qkvinspect.inspection.evidence.groups import explained, parts_of, score_of
 from qkvinspect.inspection.evidence.index import index_of, source_of
@@ -25,19 +27,9 @@ from qkvinspect.inspection.verdict import Verdict, Weighed, exchanged
 SURE = 0.99
 """The confidence from which an answer is given."""
 
-APART = 0.9
-"""The confidence of a single layer in another answer from which the stack's answer is withdrawn."""
-
-LEAN = 8.0
-"""By how much layers that are sure of nothing may together prefer another answer to that of their stack."""
-
 _FAINT = 0.5
 """The share of its score with which a larger number of heads may explain the likeliest and still be the answer."""
 
-_OF_ALL, _OF_GAIN = 0.1, 0.75
-"""The share of the way from the worst packing to the best by which that must be ahead of itself with Q and K exchanged,
-and of what heads gain where K lies in groups. Of trained rotary heads, some preferred the wrong one by 0.07 and 0.91,
-never by as much of both; others the right one by 0.14 and 1.5."""
 _NONE: Mapping[str, str] = MappingProxyType({})
 
 WORK = 2 << 20
@@ -207,37 +199,6 @@ def _more_visible(common: Verdict, own: Verdict) -> Verdict:
     return common if common.confidence else own
 
 
-def unless_apart(verdict: Verdict, alone: Sequence[Verdict]) -> Verdict:
-    """Withdraw the verdict where one layer alone contradicts it, or where the unsure ones together prefer another."""
-    apart = [own for own in alone if _sure(own) and not _agree(own, verdict)]
-    apart += _leaning([own for own in alone if not _sure(own)], verdict)
-    if not apart:
-        return verdict
-    return replace(verdict, decided=False, apart=tuple((own.layers[0], own.best) for own in apart))
-
-
-def _sure(own: Verdict) -> bool:
-    return own.confidence > APART or own.parted is not None
-
-
-def _agree(own: Verdict, said: Verdict) -> bool:
-    """Whether both have the same answer; heads that fall into parts agree with a larger number of heads only."""
-    if own.parted is None:
-        return own.best.agrees(said.best)
-    return own.best.num_heads < said.best.num_heads and said.best.num_heads % own.best.num_heads == 0
-
-
-def _leaning(unsure: Sequence[Verdict], said: Verdict) -> Sequence[Verdict]:
-    """Layers of which none is sure but which together prefer another number of heads."""
-    if said.best.label:
-        return ()
-    totals: dict[str | int, float] = {}
-    for own in unsure:
-        for one in own.weighed:
-            totals[one.answer] = totals.get(one.answer, 0.0) + one.score
-    return unsure if totals and max(totals.values()) - totals.get(said.best.answer, 0.0) > LEAN else ()
-
-
 def _heads(fits: Fits, layers: tuple[str, ...]) -> Verdict:
     scores = {heads: score_of([one.gain() for one in of]) for heads, of in fits.items()}
     near = {heads.number: of for heads, of in fits.items() if not heads.tiled}
@@ -296,25 +257,9 @@ def _packings(fits: Iterable[tuple[str, Fits]], layers: tuple[str, ...], words: 
     weighed.sort(key=lambda one: -one.score)
     worst = weighed[-1].score
     confidence = share_of(weighed[0].score, [one.score for one in weighed[1:]]) if gain > noise else 0.0
-    decided = confidence >= SURE and not _like_exchanged(weighed, gain, words)
+    decided = confidence >= SURE and not like_exchanged(weighed, gain, words)
     relative = tuple(replace(one, score=one.score - worst) for one in weighed)
     return Verdict(relative, layers, noise, confidence, decided)
-
-
-def _like_exchanged(weighed: Sequence[Weighed], gain: float, words: Mapping[str, str]) -> bool:
-    """Whether the first is not far enough ahead of itself with Q and K exchanged.
-
-    Of heads that share one of K any may be the most like all others of its group, and then looks like K. In blocks, all
-    of K would have to be, which is no doubt about what a layout has.
-    """
-    first, *others = (words.get(one.label, one.label) for one in weighed)
-    in_blocks = first.endswith("in blocks")
-    if in_blocks and weighed[0].label in words:
-        return False
-    enough = _OF_ALL * (weighed[0].score - weighed[-1].score)
-    enough = enough if in_blocks else max(enough, _OF_GAIN * gain)
-    near = (other for other, one in zip(others, weighed[1:], strict=True) if weighed[0].score - one.score < enough)
-    return exchanged(first) in near
 
 
 def weigh_turns(attention: Attention, samples: Sequence[Sample]) -> Verdict | None:
