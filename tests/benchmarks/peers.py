@@ -40,6 +40,7 @@ def works(files: Path, peers: Path) -> dict[str, dict[str, Command]]:
         "norms of every head, .safetensors": {
             "qkvinspect show --no-evidence": (*NORMS, stored),
             "qkvinspect show": (*SHOW, stored),
+            "qkvinspect show --no-evidence, of the .pt": (*NORMS, pickled),
             "torch: load_file and a loop": (*script, "torch_load_file", stored),
             "numpy: safe_open and a loop": (*script, "numpy_safe_open", stored),
             "sft stat --include (no heads)": (peers / "sft", "stat", stored, f"--include=*{ENDING}", "--json"),
