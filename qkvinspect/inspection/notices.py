@@ -80,6 +80,8 @@ def about_evidence(
         return
     packings, heads, known = evidence.packings, evidence.heads, attention.heads
     yield from about_pairing(attention, heads)
+    if packings is not None and packings.best.label == exchanged(packing) and "per kv head" in packing:
+        return  # of heads that share one of K any may look like it
     if packings is not None and packings.decided and not evidence.as_declared:
         text = f"the layout says {packing}, the weights say {packings.best.words(known and known.num_heads)}"
         said = packings.best.label

@@ -9,7 +9,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from qkvinspect.finding_codes import FindingCode
+from qkvinspect.inspection.notices import about_evidence
 from qkvinspect.inspection.report import Report
+from qkvinspect.inspection.verdict import Evidence, Verdict, Weighed
 from qkvinspect.layouts.packing import Geometry, Packing, split_rows
 from tests.evidence import cases
 
@@ -101,6 +103,17 @@ def test_in_groups_the_place_of_k_is_not_told_by_heads_that_are_all_alike(tmp_pa
     assert len(report.attentions) == LAYERS
     assert said(report) == []
     assert not any("none of these" in finding.message for finding in report.findings)
+
+
+def test_a_layout_in_groups_is_not_contradicted_by_the_place_of_k(tmp_path: Path) -> None:
+    declared, other = "q, k, v per kv head", "k, q, v per kv head"
+    packing = Packing(("q", "k", "v"), groups="kv_heads")
+    (one,) = cases.weigh(written(tmp_path / "m.safetensors", "qkv", packing, SHARED, [parts(0, SHARED)])).attentions
+    for best, contradicted in ((other, False), ("v, q, k per kv head", True)):
+        weighed = (Weighed(best, 8, 900.0), Weighed(declared, 8, 0.0))
+        packings = Verdict(weighed, ("a",), 1.0, 1.0, True)
+        told = [*about_evidence(one, Evidence(None, packings, as_declared=False), declared)]
+        assert [finding.code for finding in told] == [FindingCode.PACKING_AGAINST_WEIGHTS] * contradicted
 
 
 @pytest.mark.parametrize("claim", [None, 8])
