@@ -12,7 +12,7 @@ from qkvinspect.inspection import solve as geometry
 from qkvinspect.inspection.facts.fact import SaidBy
 from qkvinspect.inspection.pairing import about_pairing
 from qkvinspect.inspection.report import Attention
-from qkvinspect.inspection.verdict import Evidence, Verdict, exchanged
+from qkvinspect.inspection.verdict import ORDER, Evidence, Verdict, exchanged
 from qkvinspect.layouts.packing import describe
 from qkvinspect.tensor_table import each_kind
 from qkvinspect.weights.weight import Weight
@@ -117,9 +117,7 @@ def said_of_none(packings: Verdict, *, equal: bool) -> str:
         equal: whether Q has as many rows as K, so that nothing tells which is which.
     """
     said = packings.best.label
-    order = ", ".join(word[:1] for word in said.split(", ", 2))
-    other = order.translate(str.maketrans("qk", "kq"))
-    both = f"{order} or {other}{said[len(order) :]}" if equal else said
+    both = f"{said[:ORDER]} or {exchanged(said)}" if equal and "; " not in said else said
     return f"none of these is what the weights say, {both} {_sure(packings)}"
 
 

@@ -26,14 +26,15 @@ def settle(of: Hypotheses, ids: Sequence[str], counts: Sequence[int]) -> Verdict
     """
     from qkvinspect.inspection.evidence import weigh_packings
 
+    counts = counts or of.counts()
     visible: list[Verdict | None] = []
     for alike in _read_alike(of, ids):
-        choices = _choices(of, alike, counts or of.counts())
+        choices = _choices(of, alike, counts)
         usable = [name for name, cut in choices.items() if cut]
         if not usable:
             continue
         if WIDE_V in alike and len(alike) > 1:
-            choices |= _otherwise(of, alike, counts or of.counts())
+            choices |= _otherwise(of, alike, counts)
         words = {name: alternatives.describe(_layout(of.matches[0], name)) for name in alike if name != WIDE_V}
         verdict = weigh_packings(choices, samples_at_length(of, _named(usable[0]), choices[usable[0]]), words)
         visible += [verdict] if verdict is not None and verdict.confidence else []

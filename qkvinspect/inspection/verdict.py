@@ -46,10 +46,13 @@ class Weighed:
         return self.same_rows if num_heads is not None else f"{self.label}, or, in the same rows, {self.same_rows}"
 
 
+ORDER = len("q, k, v")
+"""With so many letters a packing of one tensor begins in words."""
+
+
 def exchanged(label: str) -> str:
     """A packing in words, with Q and K each in the place of the other."""
-    order = len("q, k, v")
-    return label[:order].translate(str.maketrans("qk", "kq")) + label[order:]
+    return label[:ORDER].translate(str.maketrans("qk", "kq")) + label[ORDER:]
 
 
 _CLEAR = 60.0

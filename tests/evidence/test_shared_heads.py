@@ -54,20 +54,22 @@ def again(parts: dict[str, Array], each: int) -> dict[str, Array]:
     return parts | {part: parts[part].repeat(each, axis=0) for part in "kv"}
 
 
+def total(sizes: Geometry) -> int:
+    return sum(sizes.head_dim * sizes.heads(part) for part in "qkv")
+
+
 def rows(packing: Packing, sizes: Geometry) -> dict[str, list[list[int]]]:
-    total = sizes.head_dim * (sizes.num_heads + 2 * sizes.num_kv_heads)
-    return {part: [sorted(run) for run in runs] for part, runs in split_rows(packing, sizes, total).items()}
+    return {part: [sorted(run) for run in runs] for part, runs in split_rows(packing, sizes, total(sizes)).items()}
 
 
 def written(path: Path, names: str, packing: Packing, sizes: Geometry, layers: list[dict[str, Array]]) -> Path:
     tensors: dict[str, Array] = {}
     for number, layer in enumerate(layers):
         packed, out = (name.format(number) for name in NAMES[names])
-        places = split_rows(packing, sizes, sum(layer[part].shape[0] * sizes.head_dim for part in "qkv"))
-        tensors[packed] = np.empty((sum(len(run) for runs in places.values() for run in runs), WIDTH), np.float32)
-        for part, runs in places.items():
+        tensors[packed] = np.empty((total(sizes), WIDTH), np.float32)
+        for part, runs in rows(packing, sizes).items():
             for run, head in zip(runs, layer[part], strict=True):
-                tensors[packed][list(run)] = head
+                tensors[packed][run] = head
         tensors[out] = np.ascontiguousarray(layer["o"], np.float32)
     save_file(tensors, path)
     return path

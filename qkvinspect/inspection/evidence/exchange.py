@@ -22,7 +22,6 @@ def like_exchanged(weighed: Sequence[Weighed], gain: float, words: Mapping[str, 
     in_blocks = first.endswith("in blocks")
     if in_blocks and weighed[0].label in words:
         return False
-    enough = _OF_ALL * (weighed[0].score - weighed[-1].score)
-    enough = enough if in_blocks else max(enough, _OF_GAIN * gain)
+    enough = max(_OF_ALL * (weighed[0].score - weighed[-1].score), 0.0 if in_blocks else _OF_GAIN * gain)
     near = (other for other, one in zip(others, weighed[1:], strict=True) if weighed[0].score - one.score < enough)
     return exchanged(first) in near

@@ -122,7 +122,8 @@ def weigh_packings(
     if not fits:
         return None
     layers = tuple(sample.layer for sample in samples)
-    words = words or dict.fromkeys(list(packings)[:1], next(iter(packings)))
+    declared = next(iter(packings))
+    words = words or {declared: declared}
     verdict = _packings(fits.items(), layers, words)
     if not verdict.confidence and all(map(_has_common_law, fits.values())):
         common = ((label, _in_common(own)) for label, own in fits.items())  # one at a time: they take room
