@@ -1,8 +1,4 @@
-"""Some of many cases in every run, the rest with ``-m mass``: MASS.md lists what they are and how they went.
-
-What .ci/run has besides is marked ``gate``: what takes a third of a second and more and is not what a change breaks
-first.
-"""
+"""Some of many cases in every run, the rest with ``-m mass``: MASS.md lists what they are and how they went."""
 
 from __future__ import annotations
 
@@ -14,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from tests.long import marked, value
+
 Test = Callable[..., None]
-PARAM = type(pytest.param())
 
 
 def those(wanted: Callable[[Any], object], cases: Iterable[Any]) -> list[Any]:
@@ -84,27 +81,9 @@ def tried(given: Callable[[Test], Test], few: int, many: int, **options: Any) ->
     return decorated
 
 
-def long(wanted: Callable[[Any], object], cases: Iterable[Any]) -> list[Any]:
-    """Those that are wanted for the gate, the others as they are."""
-    return [_marked(case, pytest.mark.gate) if wanted(value(case)) else case for case in cases]
-
-
 def mass(case: Any) -> Any:
     """The case, for a mass run only."""
-    return _marked(case, pytest.mark.mass)
-
-
-def _marked(case: Any, mark: pytest.MarkDecorator) -> Any:
-    if isinstance(case, PARAM):
-        return pytest.param(*case.values, marks=[*case.marks, mark], id=case.id)
-    return pytest.param(*(case if isinstance(case, tuple) else [case]), marks=mark)
-
-
-def value(case: Any) -> Any:
-    """What a case is without its marks and its name."""
-    if not isinstance(case, PARAM):
-        return case
-    return case.values if len(case.values) > 1 else case.values[0]
+    return marked(case, pytest.mark.mass)
 
 
 def _kept(numbers: Iterable[int], cases: list[Any]) -> list[Any]:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.some import every_value, long
+from tests.long import long
+from tests.some import every_value
 
 COMMANDS = ("show", "analyze")
 PDF = ("pdf", b"%PDF")

@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 
 from qkvinspect.cli import app, main
 from tests.here import scans_here
-from tests.some import every_value, long
+from tests.long import long
+from tests.some import every_value
 
 GROUP: Any = typer.main.get_command(app)
 ELSEWHERE = ("hf://org/model", "openai-community/gpt2", "tcp://scheduler:8786")

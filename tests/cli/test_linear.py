@@ -20,7 +20,8 @@ from tests.cli.test_options import COMMANDS
 from tests.conftest import Run
 from tests.counted import counted
 from tests.hostile.mass_structures import quick
-from tests.some import long, those
+from tests.long import long
+from tests.some import those
 
 FEW = 12
 OURS = {"A", "B", "shards", "ranks"}

@@ -20,7 +20,8 @@ from safetensors.torch import save_file
 from tests.cli.test_options import COMMANDS, options
 from tests.conftest import Run
 from tests.here import scans_here
-from tests.some import covering, first, long
+from tests.long import long
+from tests.some import covering, first
 
 WRITES = {"--output", "--plot", "--write-baseline"}
 READS = {"--config", "--base", "--baseline", "--sha256", "--align-to"}

@@ -14,6 +14,7 @@ from qkvinspect.errors import UsageError
 from qkvinspect.formats import open_checkpoint
 from tests.conftest import Run
 from tests.counted import counted
+from tests.long import long
 
 
 @pytest.fixture
@@ -212,10 +213,7 @@ BOMBS: dict[str, tuple[bytes, str]] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("data", "why"),
-    [pytest.param(*BOMBS[name], id=name, marks=[pytest.mark.gate] * (name == "many values")) for name in BOMBS],
-)
+@pytest.mark.parametrize(("data", "why"), long(BOMBS["many values"].__eq__, BOMBS.values()), ids=BOMBS)
 def test_yaml_that_stands_for_much_is_refused_before_it_is_built(data: bytes, why: str, model: Path) -> None:
     model.with_name("config.yaml").write_bytes(data)
     with counted() as lines, open_checkpoint(model) as checkpoint:

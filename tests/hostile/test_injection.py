@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import save_file
 
 from tests.conftest import Run
-from tests.some import long, those
+from tests.long import long
+from tests.some import those
 
 NAMES = (
     "\x1b]8;;http://x\x07\x1b[31m",

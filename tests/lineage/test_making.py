@@ -17,6 +17,7 @@ from tests.lineage import kinds
 from tests.lineage.compare import compared, kinship
 from tests.lineage.test_kinship import nudged, saved
 from tests.lineage.tiny import Model, Recipe, trained
+from tests.long import long
 
 RECIPES = {"learned": Recipe(layers=2), "rotary": Recipe(positions="rotary", norm="rms", kv_heads=3, layers=2)}
 State = dict[str, Tensor]
@@ -125,7 +126,7 @@ LONG = {"NF4", "Q4", "int8 and heads in another order"}
 """Those of the gate: other codes are made and told in the same way."""
 
 
-@pytest.mark.parametrize("name", [pytest.param(one, marks=pytest.mark.gate) if one in LONG else one for one in DERIVED])
+@pytest.mark.parametrize("name", long(LONG.__contains__, DERIVED))
 def test_what_holds_nothing_new_is_derived_whatever_the_order_of_the_two(
     model: Model, name: str, tmp_path: Path
 ) -> None:

@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tests.long import value
 from tests.real import wheels
-from tests.some import those, value
+from tests.some import those
 
 State = dict[str, Tensor]
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.long import long
 from tests.remote import files
 from tests.remote.server import Asked, Fault, Handler, Web
-from tests.some import long
 
 Outcome = Callable[..., Any]
 NAME = "model.safetensors"

@@ -11,9 +11,10 @@ import torch
 from qkvinspect.errors import without_secrets
 from tests.cli.test_options import COMMANDS, options
 from tests.conftest import Run
+from tests.long import long
 from tests.remote import files
 from tests.remote.server import Asked, Handler, Web, serving
-from tests.some import first, long
+from tests.some import first
 
 SECRET = "s3cr3t"
 

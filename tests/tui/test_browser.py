@@ -33,8 +33,9 @@ from qkvinspect.tui.layers import Layers
 from qkvinspect.tui.outline import Branch
 from qkvinspect.tui.session import Session
 from qkvinspect.tui.strip import ColouredStrips
+from tests.long import long
 from tests.real.test_real import SCEPTR, folder
-from tests.some import every_value, first, long
+from tests.some import every_value, first
 
 Act = Callable[[Browser, Pilot[None]], Awaitable[None]]
 SHAPES = Options(norms=False)

@@ -25,7 +25,8 @@ from qkvinspect.formats import open_checkpoint
 from qkvinspect.inspection import Options, inspect
 from qkvinspect.weights.encodings import weights_of
 from tests.batches import each
-from tests.some import long, those
+from tests.long import long
+from tests.some import those
 
 State = dict[str, torch.Tensor]
 Parts = dict[str, torch.Tensor]

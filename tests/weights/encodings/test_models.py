@@ -23,7 +23,8 @@ import qkvinspect
 from qkvinspect.checkpoint import Config, Region
 from qkvinspect.formats import open_checkpoint
 from qkvinspect.weights.encodings import weights_of
-from tests.some import long, those
+from tests.long import long
+from tests.some import those
 from tests.weights.encodings.test_damaged import Bytes
 from tests.weights.encodings.test_decoded import decoded
 
