@@ -14,8 +14,8 @@ from qkvinspect.checkpoint import ByteSource, Region
 AT_ONCE = 1 << 21
 """Bytes that a core keeps near itself: of such sources no more are read at once.
 
-Of half as many, two threads sum a third fewer in the same time: each piece is a wait for Python's lock, which numkong
-keeps while it sums.
+Of half as many, two threads sum a third fewer float32 in the same time: each piece is a wait for Python's lock, which
+numkong keeps while it sums them.
 """
 
 _LINE = 64

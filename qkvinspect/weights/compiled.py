@@ -1,9 +1,10 @@
 """Sums of squares by numkong's compiled loops, where it is installed and gives right results on this machine.
 
 Nothing here needs numpy, which takes longer to import than the norms of a small model take to sum. On one core
-numkong comes to 8 GB/s for float32, 12 for bfloat16 and float16 and 4 for float8_e4m3fn; numpy, which has no
-arithmetic for the narrow types, to 8, 4, 1.5 and 1 (tests/benchmarks/SUMS.md). float8_e5m2 stays with numpy: numkong
-7.8 takes its infinities and NaN for numbers on some processors.
+numkong comes to 14 GB/s for float32, 12 for bfloat16 and float16 and 3 for float8_e4m3fn; numpy, which has no
+arithmetic for the narrow types, to 15, 4, 2 and 1 (tests/benchmarks/SUMS.md). The narrow types are multiplied row by
+row (``dot``), as numkong lets other threads run while it does, which it does not for ``norm``. float8_e5m2 stays with
+numpy: numkong 7.8 takes its infinities and NaN for numbers on some processors.
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ def squares_of(name: str) -> Squares | None:
         return None
     try:
         numkong: Any = import_module("numkong")
-        norm, multiply, total = numkong.norm, numkong.multiply, numkong.sum
+        norm, multiply, dot = numkong.norm, numkong.multiply, numkong.dot
     except (ImportError, AttributeError):  # not installed, or of another version
         return None
     code, word, width = _CODES[name], _WORDS[name], _BYTES[_WORDS[name]]
@@ -147,9 +148,13 @@ def squares_of(name: str) -> Squares | None:
     def squares(data: Bytes, rows: int) -> memoryview[float]:
         cols = len(data) // width // rows
         runs = _runs(name, cols)
-        lengths = norm(memoryview(data).cast(word, (rows * runs, cols // runs)), axis=1, dtype=code)
-        found = multiply(lengths, lengths)
-        return memoryview(found if runs == 1 else total(found.reshape(rows, runs), axis=1))
+        words = memoryview(data).cast(word, (rows * runs, cols // runs))
+        if name != "float32":
+            found: memoryview[float] = memoryview(dot(words, words, code))  # of each row with itself
+        else:  # of which dot takes half as long again
+            lengths = norm(words, axis=1, dtype=code)
+            found = memoryview(multiply(lengths, lengths))
+        return found if runs == 1 else added([found[run::runs] for run in range(runs)])
 
     return squares if _is_right(squares, name) else None
 

@@ -49,6 +49,7 @@ def ways(name: str) -> dict[str, Sums]:
     found: dict[str, Sums] = {
         "numpy": lambda words: row_squares(words, DTYPES[name])[0],
         "numkong.norm": lambda words: np.square(numkong.norm(words.view(view) if view else words, axis=1, dtype=code)),
+        "numkong.dot": lambda words: numkong.dot(*[words.view(view) if view else words] * 2, code),
     }
     if code in ("f32", "f16", "bf16"):
         found["simsimd.dot"] = lambda words: simsimd.dot(*[words.view(view) if view else words] * 2, code)
@@ -98,12 +99,12 @@ def main() -> None:
                 error = float(np.abs(np.asarray(work(words), np.float64).ravel() / exact - 1).max())
                 speed = words.nbytes / least(lambda work=work, words=words: work(words)) / 1e9
                 print(f"| {name} | {cols} | {by} | {speed:.1f} | {speed / memory:.2f} | {error:.0e} |", flush=True)
-    print(
-        "\n| numkong.norm of rows of 1024 | one thread, GB/s by the clock | two threads together |\n| --- | --- | --- |"
-    )
+    print("\n| rows of 1024 | by | one thread, GB/s by the clock | two threads together |\n| --- | --- | --- | --- |")
     for name in ("float32", "bfloat16", "float16", "float8_e4m3fn"):
-        work, words = ways(name)["numkong.norm"], words_of(name, 1024)
-        print(f"| {name} | {' | '.join(f'{together(work, words, count):.1f}' for count in (1, 2))} |", flush=True)
+        for by in ("numkong.norm", "numkong.dot"):
+            work, words = ways(name)[by], words_of(name, 1024)
+            speeds = " | ".join(f"{together(work, words, count):.1f}" for count in (1, 2))
+            print(f"| {name} | {by} | {speeds} |", flush=True)
     print("\n| what float8_e5m2 calls | numkong takes for |\n| --- | --- |")
     for word, called in ((0x7C, "infinity"), (0x7D, "NaN"), (0x7F, "NaN")):
         taken = np.asarray(numkong.norm(np.full((1, 1), word, np.uint8), axis=1, dtype="e5m2")).item()
