@@ -135,6 +135,7 @@ class FindingCode(FindingKind):
         "Without the number of heads the layer cannot be split, and is not checked.",
     )
     HEADS_UNKNOWN = "heads-unknown", "info", "The number of heads is not known: single heads are not checked."
+    HEADS_UNUSED = "heads-unused", "info", "Heads are given for names that no attention module of the file has."
     MISSING_PROJECTION = (
         "missing-projection",
         "error",

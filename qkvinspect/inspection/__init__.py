@@ -18,7 +18,7 @@ from qkvinspect.inspection import adapters_and_wrappers, match
 from qkvinspect.inspection.accounting import account
 from qkvinspect.inspection.candidates import Candidate
 from qkvinspect.inspection.computed import Computed
-from qkvinspect.inspection.facts.flags import parse_flag
+from qkvinspect.inspection.facts.flags import parse_flag, unused
 from qkvinspect.inspection.facts.heads import Sources
 from qkvinspect.inspection.facts.models_apart import each_of_its_own
 from qkvinspect.inspection.head_lists import with_lists
@@ -174,6 +174,7 @@ def _inspect(checkpoint: Checkpoint, options: Options, layouts: Sequence[Layout]
         *about_emptiness(checkpoint.tensors),
         *stale,
         *_not_used(options, names, matches),
+        *unused(flags, (found.layer for found in matches)),
         *adapters_and_wrappers.findings(checkpoint, stored, repeats.firsts),
     ]
     attentions, left_out = _told_of(modules, findings, checkpoint, lora)

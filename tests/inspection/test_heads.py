@@ -56,6 +56,21 @@ def test_nothing_tells() -> None:
     assert "--heads" in found.findings[0].message
 
 
+def test_heads_for_a_name_that_is_not_there_are_told() -> None:
+    """A slip in a pattern would leave the layer without heads, or with those of another source."""
+    found = report("encoder.layers.0.attn", "decoder.attn", flags=("encoder.layer.*=4", "decoder.*=2", "x*=8"))
+    assert heads(found) == [None, 2]
+    told = [one.message for one in found.findings if one.code == "heads-unused"]
+    assert len(told) == 2
+    assert told[0].startswith("4 heads for 'encoder.layer.*'")
+    assert "did you mean encoder.layers.0.attn" in told[0]
+    assert told[1] == "8 heads for 'x*': no attention module has such a name; the first is called encoder.layers.0.attn"
+
+
+def test_heads_for_all_are_no_slip_where_there_is_no_attention() -> None:
+    assert "heads-unused" not in codes(report(flags=("8", "foo=4")))
+
+
 def test_grouped_queries_limit_what_is_possible() -> None:
     assert report("a", rows=(16, 4, 4)).attentions[0].possible_heads == (4, 8, 16)
 
