@@ -96,7 +96,7 @@ def goals() -> Iterator[tuple[str, str, str, str, str]]:
         else f"its checksum takes {bound('crc32 of 302 MB in memory')} ms of the processor"
         + (f", its pickle {opening:.0f}" if opening > 0 else ""),
     )
-    for dtype in ("bfloat16", "float16", "float8_e4m3fn"):
+    for dtype in ("bfloat16", "float16", "float8_e4m3fn", "float8_e5m2"):
         share, alone = (float(results[name][1]) for name in (dtype, f"{dtype}, read only"))
         one, two = summed(dtype)
         why = (

@@ -32,8 +32,9 @@ def make(folder: str) -> None:
         save_file(converted, place / f"{name}.safetensors")
     save_file(trained(state, 0.02), place / "trained.safetensors")
     save_file(trained(state, 0.01), place / "faint.safetensors")
-    eight = {key: (value.float() * 4000).to(torch.float8_e4m3fn) for key, value in state.items() if ENDING in key}
-    save_file(eight, place / "float8_e4m3fn.safetensors")
+    for name in ("float8_e4m3fn", "float8_e5m2"):
+        eight = {key: (value * 4000).to(getattr(torch, name)) for key, value in state.items() if ENDING in key}
+        save_file(eight, place / f"{name}.safetensors")
 
 
 def trained(state: dict[str, Any], strength: float) -> dict[str, Any]:

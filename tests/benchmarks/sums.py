@@ -100,14 +100,14 @@ def main() -> None:
                 speed = words.nbytes / least(lambda work=work, words=words: work(words)) / 1e9
                 print(f"| {name} | {cols} | {by} | {speed:.1f} | {speed / memory:.2f} | {error:.0e} |", flush=True)
     print("\n| rows of 1024 | by | one thread, GB/s by the clock | two threads together |\n| --- | --- | --- | --- |")
-    for name in ("float32", "bfloat16", "float16", "float8_e4m3fn"):
+    for name in NAMES:
         for by in ("numkong.norm", "numkong.dot"):
             work, words = ways(name)[by], words_of(name, 1024)
             speeds = " | ".join(f"{together(work, words, count):.1f}" for count in (1, 2))
             print(f"| {name} | {by} | {speeds} |", flush=True)
     print("\n| what float8_e5m2 calls | numkong takes for |\n| --- | --- |")
     for word, called in ((0x7C, "infinity"), (0x7D, "NaN"), (0x7F, "NaN")):
-        taken = np.asarray(numkong.norm(np.full((1, 1), word, np.uint8), axis=1, dtype="e5m2")).item()
+        taken = np.asarray(numkong.dot(*[np.full((1, 1), word, np.uint8)] * 2, "e5m2")).item()
         print(f"| {called} (0x{word:X}) | {taken:g} |")
 
 
