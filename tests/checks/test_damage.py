@@ -278,6 +278,13 @@ def test_columns_that_were_written_twice_are_told(width: int, tmp_path: Path) ->
     assert told.startswith(f"q_proj.weight: columns {half}:{width} are those of columns 0:{half} in every row")
 
 
+def test_columns_of_a_weight_that_was_filled_are_no_copies(tmp_path: Path) -> None:
+    """That it was filled is another finding; any half of it is the other."""
+    state = weights()
+    state["layers.1.self_attn.q_proj.weight"].fill_(0.02)
+    assert said(state, tmp_path) == []
+
+
 def test_rows_that_are_zero_in_one_layer_alone_are_told(tmp_path: Path) -> None:
     state = weights()
     state["layers.1.self_attn.o_proj.weight"][100:] = 0

@@ -89,14 +89,15 @@ def _lost(tensor: StoredTensor) -> list[Lost]:
         values = _rows(tensor, row, row + 1)
         possible = [one for one in possible if _holds(values, one)]
     step = max(_PIECE // tensor.row_bytes, 1)
-    held = 0
+    held, varied = 0, False
     for row in range(0, rows, step):
         if not possible:
             return []
         values = _rows(tensor, row, min(row + step, rows))
         possible = [one for one in possible if _holds(values, one)]
         held += int((values != 0).sum())
-    found = _widest(possible)
+        varied = varied or bool((values != values[:, :1]).any())
+    found = _widest([one for one in possible if varied or one[2] is None])  # rows of one word were filled, not copied
     written = columns - sum(stop - start for start, stop, other in found if other is None)
     return found if held > (1 - _SPARSE) * rows * written else []
 
