@@ -136,6 +136,15 @@ def test_scores_are_normal_quantiles_of_the_ranks_of_cosines() -> None:
     np.testing.assert_allclose(gram.normal_ranks(ties), expected, atol=0.01)
 
 
+def test_rows_so_small_that_one_over_their_length_is_no_float32_are_compared_as_others() -> None:
+    """Weight decay leaves rows of subnormal numbers; their directions are those of the numbers that are there."""
+    rows = RNG.normal(size=(64, 32)).astype(np.float32)
+    rows[5] *= 1e-40
+    larger = rows.copy()
+    larger[5] = np.ldexp(rows[5], 100)  # the same numbers, exactly, where they are normal
+    np.testing.assert_allclose(gram.normal_scores(rows), gram.normal_scores(larger), atol=1e-3)
+
+
 def test_the_greatest_cosine_is_told_from_the_next() -> None:
     cosines = np.eye(4)
     above = np.triu_indices(4, 1)

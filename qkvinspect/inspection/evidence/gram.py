@@ -45,7 +45,7 @@ def normal_scores(rows: Array, lengths: Array | None = None) -> Array | None:
     largest_values = np.maximum(rows.max(axis=1), -rows.min(axis=1))
     if np.mean(lengths < _ONE_COLUMN * largest_values) + np.mean(largest_values == 0) > 0.5:
         return None
-    unit = rows * (1 / np.where(lengths > 0, lengths, 1)).astype(np.float32)[:, None]
+    unit = _of_length_one(rows, lengths)
     cosines = unit @ unit.T
     np.fill_diagonal(cosines, 0)
     largest = max(float(cosines.max()), -float(cosines.min()))
@@ -69,6 +69,14 @@ def normal_scores(rows: Array, lengths: Array | None = None) -> Array | None:
         scores[unknown] = noise(len(rows))[unknown]
     np.fill_diagonal(scores, 0)
     return scores
+
+
+def _of_length_one(rows: Array, lengths: Array) -> Array:
+    """Each row divided by its length, float32; rows of zeros are left."""
+    factors = (1 / np.where(lengths > 0, lengths, 1))[:, None]
+    if factors.max() < _MOST:
+        return rows * factors.astype(np.float32)
+    return (rows * factors.astype(np.float64)).astype(np.float32)  # of subnormal numbers
 
 
 def lengths_of(rows: Array) -> Array:
