@@ -68,11 +68,19 @@ def fitted(fact: HeadFact, stored: HeldRows, sizes: Sizes) -> tuple[Geometry, st
 
 
 def _other_kv_heads(fact: HeadFact, layout: Layout, geometry: Geometry) -> str:
-    """What is said where a converter wrote another number of kv heads than the rows beside it hold."""
-    kv_heads = fact.num_kv_heads
-    if not layout.rewritten_by or layout.kv_heads != "free" or kv_heads in (None, geometry.num_kv_heads):
+    """What is said where the rows hold another number of kv heads than the same source says.
+
+    A converter may write another number, and K and V may be written once for each head.
+
+    Raises:
+        LayoutError: neither explains it, so that the number of heads may be as wrong.
+    """
+    kv_heads, held = fact.num_kv_heads, geometry.num_kv_heads
+    if layout.kv_heads != "free" or kv_heads in (None, held):
         return ""
-    return f"over {geometry.num_kv_heads} kv heads by its rows, where the same source says {kv_heads}"
+    if layout.rewritten_by or held == geometry.num_heads:
+        return f"over {held} kv heads by its rows, where the same source says {kv_heads}"
+    raise LayoutError(f"the same source says {kv_heads} kv heads, and by its rows there would be {held}")
 
 
 def _width(fact: HeadFact, in_features: int | None) -> tuple[int | None, bool]:

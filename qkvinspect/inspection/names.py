@@ -66,6 +66,7 @@ class Names:
             self._by_path = {**self.aliases, **self._by_path}
         self._by_stack: dict[Path, dict[Path, str]] = {}
         self._by_end: dict[Path, list[tuple[Path, str]]] = {}
+        self._unlike: set[tuple[Path, Path]] = set()
         self._anywhere: dict[str, bool] = {}
         self._sorted: list[str] = []
         self._numbers: dict[str, dict[int, int]] = {}
@@ -145,21 +146,25 @@ class Names:
         """The shape of a weight, by its stored name."""
         return self.weights.shape(name)
 
-    def find_in_stack(self, key: str, layer: Path) -> Weight | None:
-        """As ``find``, or else the same tensor of another layer of the same stack."""
+    def find_in_stack(self, key: str, layer: Path, *, alike: bool = False) -> Weight | None:
+        """As ``find``, or else the same tensor of another layer of the same stack.
+
+        Args:
+            alike: only where those of all other layers have one shape.
+        """
         found = self.find(key, layer)
         if found is not None or not self.is_anywhere(key):
             return found
         climb, ends = _ends(key)
         for end in ends:
-            alike = self._alike(end[-2:])
-            if alike:
-                name = alike.get(numberless(layer[: len(layer) - climb] + end))
-                if name is not None:
-                    return self.weights[name]
+            stacks = self._in_stacks(end[-2:])
+            if stacks:
+                path = numberless(layer[: len(layer) - climb] + end)
+                if path in stacks and not (alike and (end[-2:], path) in self._unlike):
+                    return self.weights[stacks[path]]
         return None
 
-    def _alike(self, end: Path) -> Mapping[Path, str]:
+    def _in_stacks(self, end: Path) -> Mapping[Path, str]:
         """The tensors whose paths end so, by their paths without numbers."""
         if end not in self._by_stack:
             if not self._by_end:
@@ -168,7 +173,12 @@ class Names:
             same = self._by_end.get(end, ())
             if len(end) == 1:
                 same = [one for last, held in self._by_end.items() if last[-1:] == end for one in held]
-            self._by_stack[end] = {numberless(path): name for path, name in reversed(same)}
+            first: dict[Path, str] = {}
+            for path, name in same:
+                known = first.setdefault(numberless(path), name)
+                if known is not name and self.weights[known].shape != self.weights[name].shape:
+                    self._unlike.add((end, numberless(path)))
+            self._by_stack[end] = first
         return self._by_stack[end]
 
     def places(self, layer: str) -> tuple[NumberPlace, ...]:

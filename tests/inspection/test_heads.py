@@ -197,6 +197,33 @@ def test_one_layer_speaks_for_its_stack() -> None:
     assert heads(report(extra=tensors)) == [4, 4]
 
 
+def test_layers_of_one_stack_that_differ_do_not_speak_for_another() -> None:
+    layers = [f"layers.{number}.attn" for number in range(3)]
+    norms = {f"{layers[0]}.q_norm.weight": (4,), f"{layers[1]}.q_norm.weight": (8,)}
+    assert heads(report(*layers, extra=norms)) == [4, 2, None]
+    assert heads(report(*layers, extra=dict.fromkeys(norms, (4,)))) == [4, 4, 4]
+
+
+LLAMA: Mapping[str, object] = {"model_type": "llama", "hidden_size": 16}
+
+
+@pytest.mark.parametrize(("said", "kv"), [(8, 2), (8, 8), (16, 4)])
+def test_a_config_whose_kv_heads_the_rows_contradict_is_not_used(said: int, kv: int) -> None:
+    """The module has 8 heads of 2 rows over 4 kv heads: of 16 and 4, the second is right."""
+    config = {**LLAMA, "num_attention_heads": said, "num_key_value_heads": kv}
+    found = report("model.layers.0.self_attn", rows=(16, 8, 8), config__config_json=config)
+    assert heads(found) == [None]
+    told = next(one.message for one in found.findings if one.code == "heads-do-not-fit")
+    assert told.endswith(f"says {kv} kv heads, and by its rows there would be {said // 2}")
+
+
+def test_kv_heads_that_are_written_once_for_each_head_are_told() -> None:
+    config = {**LLAMA, "num_attention_heads": 8, "num_key_value_heads": 4}
+    found = report("model.layers.0.self_attn", rows=(16, 16, 16), config__config_json=config)
+    assert heads(found) == [8]
+    assert "heads-disagree" in codes(found)
+
+
 def test_kv_heads_follow_from_the_shapes() -> None:
     geometry = report("a", rows=(16, 8, 8), flags=("4",)).attentions[0].heads
     assert geometry is not None

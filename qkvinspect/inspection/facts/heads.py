@@ -94,7 +94,7 @@ class Sources:
             if count is not None:
                 yield HeadFact(f"tensor:{weight.name}", count, said_by=SaidBy.TENSOR)
         for tensor in candidate.layout.head_tensors:
-            info = self._names.find_in_stack(tensor.key, candidate.path)
+            info = self._names.find_in_stack(tensor.key, candidate.path, alike=True)
             if info is None or len(info.shape) <= tensor.axis:
                 continue
             # A norm with values of its own for each head is [heads, head_dim]: Chameleon's, StableLM's.
