@@ -1,11 +1,13 @@
-"""What stdout and stderr do with a letter that their encoding lacks: an ASCII letter of the same width stands for it.
+"""What the standard streams do where they lack a letter, or are not there at all.
 
-A redirected Windows console has cp1252, and ``LC_ALL=C`` ASCII: neither has the lines and blocks that tables draw.
+An ASCII letter of the same width stands for a letter that the encoding lacks: a redirected Windows console has cp1252,
+and ``LC_ALL=C`` ASCII; neither has the lines and blocks that tables draw.
 """
 
 from __future__ import annotations
 
 import codecs
+import os
 import sys
 from contextvars import ContextVar
 
@@ -25,6 +27,23 @@ def hush(asked: bool) -> None:
 def quiet() -> bool:
     """Whether it prints nothing else."""
     return _QUIET.get()
+
+
+def open_closed() -> None:
+    """Have all three streams, also where the process was started without one, as by ``>&-``.
+
+    What is written to such a stdout fails, as it does for any program, and such a stderr drops it. Without them the
+    next files that are opened would take their descriptors, and be what is printed to.
+    """
+    for name, mode, access in (
+        ("stdin", "r", os.O_RDONLY),
+        ("stdout", "w", os.O_RDONLY),
+        ("stderr", "w", os.O_WRONLY),
+    ):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, access)
+            os.set_inheritable(descriptor, True)  # for the processes of a scan
+            setattr(sys, name, os.fdopen(descriptor, mode, encoding="utf-8", errors="backslashreplace"))
 
 
 def replace_unencodable() -> None:

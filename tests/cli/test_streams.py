@@ -177,3 +177,54 @@ def test_a_reader_that_has_enough_is_no_difference() -> None:
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, cwd=ROOT, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+CLOSED = [
+    (">&-", ["show", "A"], 2, 1),
+    (">&-", ["check", "A"], 2, 1),
+    (">&-", ["--version"], 2, 1),
+    (">&-", ["check", "A", "-q"], 0, 0),
+    (">&-", ["show", "A", "-o", "OUT"], 0, 0),
+    (">&-", ["show", "missing"], 2, 1),
+    ("2>&-", ["show", "A"], 0, 0),
+    ("2>&-", ["diff", "A", "B"], 1, 0),
+    ("2>&-", ["show", "missing"], 2, 0),
+    ("2>&-", ["nonsense"], 2, 0),
+    (">&- 2>&-", ["show", "A"], 2, 0),
+    ("<&-", ["show", "A"], 0, 0),
+    ("<&-", ["browse", "A"], 2, 1),
+    ("<&- >&- 2>&-", ["scan", "A", "-o", "OUT.jsonl", "--jobs", "2"], 0, 0),
+]
+"""What the shell closes, what is asked, the exit code, and the lines that stderr then has."""
+
+
+@pytest.mark.parametrize(("closed", "words", "code", "lines"), CLOSED)
+def test_streams_that_are_closed(closed: str, words: list[str], code: int, lines: int, tmp_path: Path) -> None:
+    """Without a stdout, what has to be printed is an error and nothing else is; no stderr changes no exit code."""
+    samples = ROOT / "sample_checkpoints"
+    places = {
+        "A": str(samples / "trained.safetensors"),
+        "B": str(samples / "transformer.pt"),
+        "OUT": str(tmp_path / "out"),
+        "OUT.jsonl": str(tmp_path / "out.jsonl"),
+    }
+    argv = [sys.executable, "-m", "qkvinspect", *(places.get(word, word) for word in words)]
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", *argv], capture_output=True, cwd=ROOT, check=False, text=True
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (code, lines), done.stderr
+    assert "unexpected" not in done.stderr
+    assert "error: " not in done.stdout
+    for written in tmp_path.glob("out*"):
+        assert written.suffix == ".journal" or "error: " not in written.read_text()
+
+
+@pytest.mark.parametrize(("closed", "number"), [("<&-", 0), (">&-", 1), ("2>&-", 2)])
+def test_no_file_gets_the_descriptor_of_a_closed_stream(closed: str, number: int, tmp_path: Path) -> None:
+    """What the interpreter or a library prints there would end up in the file."""
+    program = (
+        "import os, sys\nfrom qkvinspect.cli.streams import open_closed\nopen_closed()\n"
+        f"sys.exit(not os.path.samestat(os.fstat({number}), os.stat(os.devnull)))"
+    )
+    line = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-c", program]
+    assert subprocess.run(line, capture_output=True, cwd=ROOT, check=False).returncode == 0
