@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated
 
 from qkvinspect.cli import options, outputs, printing
 from qkvinspect.cli.declared import option
+
+if TYPE_CHECKING:
+    from qkvinspect.analysis import LayerFigures
 
 
 def analyze(
@@ -72,7 +76,7 @@ def analyze(
         raise UsageError("--values shows no figures to rank or to draw", hint="leave out --values, or the others")
     if top and not sort:
         raise UsageError("--top needs a ranking", hint="--sort COLUMN")
-    printing.require_plottable(plot, heat, force=force)
+    printing.require_drawable(heat, plot, format, force=force)
     outputs.require_output(output, (path, config, base), force=force)
     ranked, drawn = (column(key) if key else None for key in (sort, heat))
     measured = heat in NORMS
@@ -90,9 +94,26 @@ def analyze(
                 needed = [drawn] if drawn is not None else COLUMNS if heads_alone else None
                 layers = tuple(figures(found, progress=bar.advance, columns=needed))
                 analysis = Analysis(found, layers, sort=ranked, top=top)
+                if heads_alone or drawn is not None:
+                    _say_what_has_no_figures(layers)
     if drawn is not None:
         printing.draw(grid(drawn, analysis.layers), checkpoint, plot, output, force=force)
     else:
         lines = printing.lines() if output is None else None
         shown = document(analysis, per_head=per_head, lines=lines, wide=wide)
         printing.put(shown, format, output, force=force, wide=wide)
+
+
+def _say_what_has_no_figures(layers: Iterable[LayerFigures]) -> None:
+    """Where only heads are shown, such a layer would be missing without a word."""
+    reasons: dict[str, list[str]] = {}
+    for layer in layers:
+        if layer.why:
+            reasons.setdefault(layer.why, []).append(layer.layer)
+    for why, names in reasons.items():
+        some = f"{', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''}"
+        printing.note(f"warning: no figures of {some}: {why}", grave=True)
+
+
+_NAMED = 3
+"""Layers without figures that are named for each reason."""

@@ -69,11 +69,14 @@ def save(text: str, output: Path, *, force: bool) -> None:
         file.write(text.encode())
 
 
-def require_plottable(plot: Path | None, heat: str | None, *, force: bool) -> None:
+def require_drawable(heat: str | None, plot: Path | None, format: str, *, force: bool) -> None:
     """Refuse what cannot be drawn before any work."""
+    from qkvinspect.errors import UsageError
+
+    if heat is not None and format != "table":
+        raise UsageError(f"--heat draws a picture, which is no {format}", hint=f"without it {format} has every figure")
     if plot is None:
         return
-    from qkvinspect.errors import UsageError
     from qkvinspect.render import plots
 
     if heat is None:

@@ -79,7 +79,7 @@ def show(
         raise UsageError("--why shows facts about heads", hint="leave --layer, --full, --per-head and --heat out")
     ask = "wanted" if evidence and norms and not tensors else "none"
     norms = norms and not tensors and not why
-    printing.require_plottable(plot, heat, force=force)
+    printing.require_drawable(heat, plot, format, force=force)
     outputs.require_output(output, (path, config, base), force=force)
     with options.load(path, container, config, limit, download, base) as checkpoint:
         found = options.report(checkpoint, layers=why or layer, heads=heads, layouts=layout, norms=norms, evidence=ask)

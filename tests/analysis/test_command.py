@@ -153,6 +153,9 @@ def test_what_a_person_reads(format: str, model: Path, capsys: pytest.CaptureFix
         (["--heat", "\x1b[31mred"], "there is no column"),
         (["--top", "3"], "--top needs a ranking"),
         (["--values", "--heat", "symmetric"], "--values shows no figures"),
+        (["--heat", "symmetric", "-f", "json"], "--heat draws a picture, which is no json; without it json has"),
+        (["--heat", "q_norm", "-f", "csv", "--plot", "map.png"], "--heat draws a picture, which is no csv"),
+        (["--heat", "q_norm", "-f", "markdown"], "--heat draws a picture, which is no markdown"),
     ],
 )
 def test_what_cannot_be_asked(argv: list[str], said: str, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -184,3 +187,17 @@ def test_the_numbers_agree_with_numpy_on_transposed_weights(tmp_path: Path, caps
     for head in found["layers"][0]["heads"]:
         expected = np.linalg.svd(columns[:, head["head"]], compute_uv=False)[0]
         assert head["k"]["largest"] == pytest.approx(expected, rel=1e-8)
+
+
+@pytest.mark.parametrize("form", [["-f", "csv"], ["--sort", "q_norm"], ["--heat", "qk_norm"]])
+def test_a_layer_without_figures_is_not_left_out_in_silence(
+    form: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = {f"{n}.self_attn.in_proj_weight": torch.randn(24, 8) for n in range(6)}
+    for number in range(1, 6):
+        state[f"{number}.self_attn.in_proj_weight"][9, 3] = float("nan")  # of K
+    torch.save(state, tmp_path / "m.pt")
+    assert main(["analyze", str(tmp_path / "m.pt"), "--heads", "2", *form]) == 0
+    said = capsys.readouterr()
+    named = ", ".join(f"{number}.self_attn" for number in range(1, 4))
+    assert said.err == f"warning: no figures of {named}, ...: K has values that are not finite\n"

@@ -40,3 +40,6 @@ def test_what_cannot_be_drawn(run, samples: Path, tmp_path: Path, command: str) 
     result = run(command, path, "--heads", "4", "--heat", "q_norm", "--plot", tmp_path / "map.gif")
     assert (result.code, result.err.count("\n")) == (2, 1)
     assert list(tmp_path.iterdir()) == []
+    result = run(command, path, "--heads", "4", "--heat", "q_norm", "-f", "csv")
+    assert (result.code, result.out) == (2, "")
+    assert "--heat draws a picture, which is no csv" in result.err
