@@ -1,4 +1,4 @@
-"""Write files and folders that appear complete or not at all."""
+"""Write files and folders that appear complete or not at all; and into devices and pipes, which have no such moment."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import signal
+import stat
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -35,12 +36,19 @@ def new_file(target: Path, *, force: bool) -> Generator[BinaryIO]:
     """Write a file that gets its name ``target`` on success, and is removed on any failure.
 
     The contents are on disk before the name is, and nothing is overwritten unless ``force``. Where the system
-    can, the file has no name until then, so that not even a killed process leaves it behind.
+    can, the file has no name until then, so that not even a killed process leaves it behind. A link stays, and what it
+    leads to is the target. What is written to a device of characters or a pipe flows on at once.
 
     Raises:
-        UsageError: the target exists, or its folder cannot be written to.
+        UsageError: the target exists, or its folder cannot be written to; or it can be no file.
     """
     require_free(target, force=force)
+    with _stream(target) if _flows(target) else _complete(_followed(target), force=force) as file:
+        yield file
+
+
+@contextmanager
+def _complete(target: Path, *, force: bool) -> Generator[BinaryIO]:
     temporary = _temporary(target)
     try:
         descriptor, named = _create(temporary, target)
@@ -49,7 +57,7 @@ def new_file(target: Path, *, force: bool) -> Generator[BinaryIO]:
                 yield file
                 file.flush()
             os.fsync(file.fileno())
-            _require_unread(target)  # which may have been read after it was asked for
+            require_unread(target)  # which may have been read after it was asked for
             if not named:
                 _give_name(file.fileno(), temporary if force else target)
         if force:
@@ -65,13 +73,24 @@ def new_file(target: Path, *, force: bool) -> Generator[BinaryIO]:
 
 
 @contextmanager
+def _stream(target: Path) -> Generator[BinaryIO]:
+    try:
+        with os.fdopen(os.open(target, os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC), "wb") as file:
+            yield file
+    except BrokenPipeError:
+        raise  # whoever reads it has enough, as of stdout
+    except OSError as error:
+        raise QkvInspectError(f"could not be written: {error.strerror}", file=str(target)) from error
+
+
+@contextmanager
 def new_folder(target: Path) -> Generator[Path]:
     """Fill a folder beside ``target`` that takes that name on success, and is removed on any failure.
 
     Raises:
         UsageError: the target exists, or the folder that it shall be in cannot be written to.
     """
-    require_free(target, force=False)
+    _require_nothing(target)
     temporary = _temporary(target)
     try:
         try:
@@ -118,7 +137,9 @@ def _flowing(descriptor: int) -> Generator[None]:
 
 
 def require_free(target: Path, *, force: bool, given: Iterable[Path] = ()) -> None:
-    """Refuse a target that exists and may not be replaced, and one that is read, whatever ``force`` says.
+    """Refuse a file that exists and may not be replaced, and, whatever ``force`` says, what is read or can be no file.
+
+    A device of characters or a pipe is free: what is written to it replaces nothing.
 
     Args:
         given: what will be read, of which nothing may be noted yet.
@@ -126,20 +147,67 @@ def require_free(target: Path, *, force: bool, given: Iterable[Path] = ()) -> No
     Raises:
         UsageError: the target is one of these.
     """
-    if any(_same_file(target, one) for one in given):
-        raise _is_read(target)
-    _require_unread(target)
-    if not force and os.path.lexists(target):
+    require_unread(target, given)
+    if not _flows(target):
+        require_regular(target)
+        if not force and _mode(target):
+            raise _exists(target)
+
+
+def require_regular(target: Path) -> None:
+    """Refuse what is there and is no regular file.
+
+    Raises:
+        UsageError: it is a folder, a device or a pipe.
+    """
+    mode = _mode(target)
+    if mode and not stat.S_ISREG(mode):
+        raise UsageError(
+            f"is {_KINDS.get(stat.S_IFMT(mode), 'no file')}", file=str(target), hint="give the name of a file"
+        )
+
+
+def require_unread(target: Path, given: Iterable[Path] = ()) -> None:
+    """Refuse what is read.
+
+    Raises:
+        UsageError: it is, or will be, as it is ``given``.
+    """
+    if inputs.is_read(target) or any(_same_file(target, one) for one in given):
+        raise UsageError("is what is being read", file=str(target), hint="give another name")
+
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFBLK: "a device",
+    stat.S_IFCHR: "a device",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+}
+"""What is no regular file."""
+
+
+def _mode(target: Path) -> int:
+    """Of what the name leads to; 0 where that is nothing."""
+    try:
+        return target.stat().st_mode
+    except (OSError, ValueError):
+        return 0
+
+
+def _flows(target: Path) -> bool:
+    return stat.S_IFMT(_mode(target)) in (stat.S_IFCHR, stat.S_IFIFO, stat.S_IFSOCK)
+
+
+def _followed(target: Path) -> Path:
+    return Path(os.path.realpath(target)) if target.is_symlink() else target
+
+
+def _require_nothing(target: Path) -> None:
+    """Refuse a name that anything has."""
+    require_unread(target)
+    if os.path.lexists(target):
         raise _exists(target)
-
-
-def _require_unread(target: Path) -> None:
-    if inputs.is_read(target):
-        raise _is_read(target)
-
-
-def _is_read(target: Path) -> UsageError:
-    return UsageError("is what is being read", file=str(target), hint="give another name")
 
 
 def _same_file(one: Path, other: Path) -> bool:
@@ -199,7 +267,7 @@ def _rename(old: Path, new: Path) -> None:
     except FileExistsError as error:
         raise _exists(new) from error
     except OSError:  # a folder, or a file system that has neither: a name that is taken just now is lost
-        require_free(new, force=False)
+        _require_nothing(new)
         old.rename(new)
 
 

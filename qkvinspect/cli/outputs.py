@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
+
+_PARTS = (".index.json", ".metadata")
 
 
 def require_output(target: Path | None, inputs: Iterable[str | Path | None], *, force: bool) -> None:
@@ -23,7 +26,8 @@ def require_output(target: Path | None, inputs: Iterable[str | Path | None], *, 
     from qkvinspect.formats.directory import SUFFIXES
 
     require_free(target, force=force, given=(Path(one) for one in inputs if one is not None))
-    if target.exists() and (target.name in USUAL or target.name.endswith((*SUFFIXES, ".index.json", ".metadata"))):
+    named = (target.name, os.path.basename(os.path.realpath(target)))  # noqa: PTH119
+    if target.exists() and any(one in USUAL or one.endswith((*SUFFIXES, *_PARTS)) for one in named):
         raise UsageError("is a part of a model, by its name", file=str(target), hint="give another name")
 
 
@@ -35,9 +39,11 @@ def require_scanned(target: Path, journal: Path, patterns: Iterable[str], config
     """
     if target.exists() or journal.exists():
         from qkvinspect import inputs
-        from qkvinspect.atomic import require_free
+        from qkvinspect.atomic import require_regular, require_unread
         from qkvinspect.formats.expand import expand
 
         inputs.note_around(expand(patterns, existing=True), target)
-        require_free(journal, force=True)
+        require_unread(journal)
+        for one in (target, journal):
+            require_regular(one)  # what is found is kept in files
     require_output(target, (config,), force=force)

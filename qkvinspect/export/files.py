@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from qkvinspect.atomic import new_file, new_folder, require_free
+from qkvinspect.atomic import new_file, new_folder, require_free, require_regular, require_unread
 from qkvinspect.errors import UsageError
 from qkvinspect.export.compare import verify
 from qkvinspect.export.manifest import Manifest, source_files
@@ -94,13 +94,14 @@ def require_possible(
         raise UsageError("is a file's name, and shards go into a folder", file=str(target), hint="leave its suffix out")
     if not how.max_shard and target.suffix not in SUFFIXES:
         raise UsageError("has a suffix that names no format", file=str(target), expected=" or ".join(SUFFIXES))
-    require_free(target, force=True, given=map(Path, source_files(report.checkpoint, pieces)))
+    require_unread(target, map(Path, source_files(report.checkpoint, pieces)))
     if by_torch is None:
         by_torch = target.suffix in (".pt", ".pth")
     for piece in pieces:
         as_torch_counts(piece) if by_torch else require_code(piece)
     if how.max_shard and os.path.lexists(target):
         raise UsageError("exists already", file=str(target), hint="give another name: a folder is never replaced")
+    require_regular(target)  # a checkpoint is not written from its first byte to its last
     require_free(target, force=how.force)
     needed = sum(piece.nbytes for piece in pieces)
     with suppress(OSError):

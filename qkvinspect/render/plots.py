@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
+from io import BytesIO
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,8 +124,10 @@ def drawn(path: Path, inches: tuple[float, float], *, force: bool) -> Generator[
         figure = Figure(inches, layout="constrained")
         yield figure
         kind = path.suffix.lower()
+        picture = BytesIO()  # a PDF is not written from its first byte to its last, as a pipe takes it
+        figure.savefig(picture, format=kind[1:], dpi=160, metadata=_UNDATED[kind])
         with new_file(path, force=force) as file:
-            figure.savefig(file, format=kind[1:], dpi=160, metadata=_UNDATED[kind])
+            file.write(picture.getbuffer())
 
 
 def _cells(axes: Axes, grid: Grid) -> QuadMesh:

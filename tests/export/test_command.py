@@ -172,9 +172,27 @@ def test_nothing_is_overwritten_without_force(samples: Path, run, tmp_path: Path
     assert len(load(target)) == 18
 
 
-def test_a_dangling_link_counts_as_existing(samples: Path, run, tmp_path: Path) -> None:
-    (tmp_path / "x.pt").symlink_to(tmp_path / "nowhere")
-    assert run("export", "--split", samples / "transformer.pt", "-o", tmp_path / "x.pt").code == 2
+def test_a_dangling_link_is_followed(samples: Path, run, tmp_path: Path) -> None:
+    (tmp_path / "x.pt").symlink_to("new.pt")
+    argv = ("export", "--split", samples / "transformer.pt", "-o", tmp_path / "x.pt")
+    assert run(*argv).code == 0
+    assert (tmp_path / "x.pt").is_symlink()
+    assert len(torch.load(tmp_path / "new.pt")) == 18
+    assert run(*argv).code == 2
+
+
+def test_a_checkpoint_is_a_regular_file(samples: Path, run, tmp_path: Path) -> None:
+    """Its header is written last, and --verify reads it again."""
+    os.mkfifo(tmp_path / "x.safetensors")
+    (tmp_path / "x.pt").mkdir()
+    for name, kind in (("x.safetensors", "pipe"), ("x.pt", "folder")):
+        argv = ("export", "--split", samples / "transformer.pt", "-o", tmp_path / name, "--force")
+        for more in ((), ("--dry-run",)):
+            result = run(*argv, *more)
+            assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+            assert f"{name}: is a {kind}" in result.err
+    assert sorted(os.listdir(tmp_path)) == ["x.pt", "x.safetensors"]
+    assert (tmp_path / "x.safetensors").is_fifo()
 
 
 @pytest.mark.parametrize("name", ["model.pt", "link.pt"])
