@@ -79,7 +79,7 @@ class LayerFigures:
     Attributes:
         parts: of each of Q, K and V as a whole.
         bound_from: what the bound on the logits rests on, in words.
-        why: why there are no figures; "" where there are.
+        why: why there are no figures, or, where there are heads, not all; "" where there are.
     """
 
     layer: str
@@ -90,6 +90,11 @@ class LayerFigures:
 
     def __repr__(self) -> str:
         return clean(f"<LayerFigures {self.layer!r}: {self.why or f'{len(self.heads)} heads'}>")
+
+    @property
+    def missing(self) -> str:
+        """How much there is no figure of: "no figures", "not all figures", or "" where there is nothing missing."""
+        return ("not all figures" if self.heads else "no figures") if self.why else ""
 
     def part(self, name: str) -> Spectrum | None:
         return dict(self.parts).get(name)

@@ -20,7 +20,7 @@ from qkvinspect.analysis.circuits import (
 )
 from qkvinspect.analysis.figures import HeadFigures, LayerFigures, Similar, Spectrum
 from qkvinspect.analysis.weights import no_values, of_output, of_parts, unusable
-from qkvinspect.fast_dataclass import dataclass
+from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.inspection.report import Attention
 from qkvinspect.layouts.packing import Geometry
 from qkvinspect.weights.reading import Array
@@ -84,12 +84,17 @@ def figures(attentions: Sequence[Attention], bounds: Bounds, wanted: Wanted) -> 
             modules[place] = found
     queries = _circuits("qk", modules, wanted, why)
     values = _circuits("vo", {place: one for place, one in modules.items() if place not in why}, wanted, why)
-    return [
-        LayerFigures(one.layer, why=why[place])
-        if place in why
-        else _of_module(modules[place], queries[place], values[place])
-        for place, one in enumerate(attentions)
-    ]
+    layers: list[LayerFigures] = []
+    for place, one in enumerate(attentions):
+        whole = None if place in why else _of_module(modules[place], queries[place], values[place])
+        if whole is None or (whole.why and not _says_anything(whole, wanted)):
+            whole = LayerFigures(one.layer, why=whole.why if whole else why[place])
+        layers.append(whole)
+    return layers
+
+
+def _says_anything(layer: LayerFigures, wanted: Wanted) -> bool:
+    return any(getattr(head, name) is not None for head in layer.heads for name in wanted.fields)
 
 
 def _module(attention: Attention, bounds: Bounds) -> _Computable | str:
@@ -113,6 +118,7 @@ class _Circuits:
 
     Attributes:
         spectra, wholes: of each factor, by its name: of all its heads, and of its layers.
+        lost: why a factor cannot be computed with.
     """
 
     spectra: Mapping[str, Sequence[Spectrum]]
@@ -121,6 +127,7 @@ class _Circuits:
     similar: Sequence[Similar | None] = ()
     symmetric: Sequence[float | None] = ()
     bounds: Sequence[float | None] = ()
+    lost: tuple[str, ...] = ()
 
     def spectrum(self, name: str, head: int) -> Spectrum | None:
         """Of one head of a factor."""
@@ -145,12 +152,13 @@ def _share(found: Sequence[Figure], at: int, layers: int) -> Sequence[Figure]:
 
 
 def _of_module(module: _Computable, queries: _Circuits, values: _Circuits) -> LayerFigures:
-    bound = module.bound
+    bound = "" if queries.lost else module.bound
     return LayerFigures(
         module.attention.layer,
         tuple(_heads(module.geometry, queries, values)),
         tuple((name, one) for found in (queries, values) for name, (one,) in found.wholes.items()),
         bound_from=bound if isinstance(bound, str) else bound.origin,
+        why="; ".join((*queries.lost, *values.lost)),
     )
 
 
@@ -187,11 +195,12 @@ def _circuits(
 ) -> Mapping[int, _Circuits]:
     """Those of two factors of each module, all of one size at once; of the others ``why`` then says why not."""
     alike: dict[Hashable, dict[int, Mapping[str, Array]]] = {}
+    lost: dict[int, tuple[str, ...]] = {}
     for place, module in modules.items():
-        read = _read(wanted.factors(names), module)
-        if isinstance(read, str):
-            why[place] = read
-            continue
+        every = _read(wanted.factors(names), module)
+        unfit = {name: said for name, rows in every.items() if (said := unusable(rows))}
+        lost[place] = tuple(f"{_WHAT[name]} {said}" for name, said in unfit.items())
+        read = {name: rows for name, rows in every.items() if name not in unfit}
         sizes = tuple((name, rows.shape) for name, rows in read.items())
         alike.setdefault((module.geometry, module.bound_kind, sizes), {})[place] = read
     compute = _qk if names == "qk" else _ov
@@ -199,7 +208,7 @@ def _circuits(
     while alike:
         _, some = alike.popitem()
         found.update(_of_alike(compute, some, modules, wanted, why))
-    return found
+    return {place: replace(one, lost=lost[place]) if lost[place] else one for place, one in found.items()}
 
 
 def _of_alike(
@@ -222,17 +231,14 @@ def _of_alike(
     return dict(zip(read, every.of_each(len(group)), strict=True))
 
 
-def _read(names: str, module: _Computable) -> Mapping[str, Array] | str:
-    """The rows of those of the named factors that are stored; or what there is in them that cannot be computed with."""
+def _read(names: str, module: _Computable) -> Mapping[str, Array]:
+    """The rows of those of the named factors that are stored."""
     attention, geometry = module.attention, module.geometry
     parts = [part for name in names if (part := attention.part(name)) is not None]
     found = dict(zip((part.name for part in parts), of_parts(parts), strict=True))
     output = of_output(attention, geometry.num_heads * geometry.width("v")) if "o" in names else None
     if output is not None:
         found["o"] = output
-    for name, rows in found.items():
-        if why := unusable(rows):
-            return f"{_WHAT[name]} {why}"
     return found
 
 

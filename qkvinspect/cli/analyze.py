@@ -105,14 +105,14 @@ def analyze(
 
 
 def _say_what_has_no_figures(layers: Iterable[LayerFigures]) -> None:
-    """Where only heads are shown, such a layer would be missing without a word."""
-    reasons: dict[str, list[str]] = {}
+    """Where only heads are shown, such a layer, or a figure of it, would be missing without a word."""
+    reasons: dict[tuple[str, str], list[str]] = {}
     for layer in layers:
         if layer.why:
-            reasons.setdefault(layer.why, []).append(layer.layer)
-    for why, names in reasons.items():
+            reasons.setdefault((layer.missing, layer.why), []).append(layer.layer)
+    for (missing, why), names in reasons.items():
         some = f"{', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''}"
-        printing.note(f"warning: no figures of {some}: {why}", grave=True)
+        printing.note(f"warning: {missing} of {some}: {why}", grave=True)
 
 
 _NAMED = 3

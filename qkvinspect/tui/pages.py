@@ -121,12 +121,14 @@ def _measures(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> Wide:
 def _analysis(figures: LayerFigures) -> Iterator[RenderableType]:
     yield Text("Analysis", style="bold")
     if figures.why:
-        yield Text(f"none: {text.clean(figures.why)}")
+        yield Text(f"{figures.missing}: {text.clean(figures.why)}")
+    if not figures.heads:
         return
     titles = ["head", *(_title(column.key) for column in COLUMNS)]
     cells = [[str(head.head), *_figures(head)] for head in figures.heads]
     yield Wide(titles, cells, [True] * len(titles)).without_empty_columns()
-    yield Text(f"Bound on the logits: {text.clean(figures.bound_from)}", style="dim")
+    if figures.bound_from:
+        yield Text(f"Bound on the logits: {text.clean(figures.bound_from)}", style="dim")
 
 
 def _title(key: str) -> str:

@@ -200,4 +200,39 @@ def test_a_layer_without_figures_is_not_left_out_in_silence(
     assert main(["analyze", str(tmp_path / "m.pt"), "--heads", "2", *form]) == 0
     said = capsys.readouterr()
     named = ", ".join(f"{number}.self_attn" for number in range(1, 4))
-    assert said.err == f"warning: no figures of {named}, ...: K has values that are not finite\n"
+    missing = "no figures" if "--heat" in form else "not all figures"
+    assert said.err == f"warning: {missing} of {named}, ...: K has values that are not finite\n"
+
+
+@pytest.mark.parametrize(
+    ("row", "lost", "kept", "said"),
+    [
+        (3, {"q", "qk", "symmetric", "logit_bound", "similar_qk"}, {"k", "v", "ov", "similar_ov"}, "Q"),
+        (9, {"k", "qk", "symmetric", "logit_bound", "similar_qk"}, {"q", "v", "ov", "similar_ov"}, "K"),
+        (17, {"v", "ov", "similar_ov"}, {"q", "k", "qk", "symmetric", "logit_bound", "similar_qk"}, "V"),
+        (24, {"ov", "similar_ov"}, {"q", "k", "v", "qk", "symmetric", "logit_bound"}, "the output projection"),
+    ],
+)
+def test_one_value_that_is_not_finite_takes_only_what_is_computed_of_it(
+    row: int, lost: set[str], kept: set[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The other figures are those of the same layer without it, and stay where there is another layer of its kind."""
+    torch.manual_seed(0)
+    rows = torch.randn(2, 32, 8)
+    found: list[list[Any]] = []
+    for value in (1.0, float("nan")):
+        rows[1, row, 3] = value
+        state = {f"{n}.self_attn.in_proj_weight": rows[n, :24].clone() for n in range(2)}
+        state |= {f"{n}.self_attn.out_proj.weight": rows[n, 24:].clone() for n in range(2)}
+        torch.save(state, tmp_path / "m.pt")
+        found.append(read(capsys, tmp_path / "m.pt", "--heads", 2)["layers"])
+    (first, whole), (same, damaged) = found
+    assert same == first
+    assert damaged["why_not"] == f"{said} has values that are not finite"
+    for before, after in zip(whole["heads"], damaged["heads"], strict=True):
+        assert {name for name in after if after[name] is None} == lost
+        assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+    assert damaged["parts"] == {name: one for name, one in whole["parts"].items() if name not in lost}
+    table = output(capsys, tmp_path / "m.pt", "--heads", 2)
+    assert f"not all figures: {said} has values that are not finite" in table
+    assert table.count("bound: ") == (1 if "logit_bound" in lost else 2)

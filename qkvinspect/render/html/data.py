@@ -98,15 +98,20 @@ def _layer(
     geometry = attention.heads
     if geometry is None:
         return {"name": text.layer(name), "kv": [], "values": {}}
+    analyzed = {one.key: [short(one.of(head)) for head in figures.heads] for one in shown} if figures else {}
+    norms = {key: _norms(attention, key[0], geometry) for key in NORMS if not _says_anything(analyzed.get(key, []))}
     if figures is None or not figures.heads:
-        norms = {key: _norms(attention, key[0], geometry) for key in NORMS}
         return {"name": text.layer(name), "kv": _kv_heads(geometry), "values": {**norms, **compared}}
     return {
         "name": text.layer(name),
         "kv": [head.kv_head for head in figures.heads],
-        "values": {one.key: [short(one.of(head)) for head in figures.heads] for one in shown} | dict(compared),
+        "values": {**analyzed, **norms, **compared},
         "partners": _partners(figures),
     }
+
+
+def _says_anything(values: Values) -> bool:
+    return any(value is not None for value in values)
 
 
 def _partners(figures: LayerFigures) -> Mapping[str, list[int | None]]:

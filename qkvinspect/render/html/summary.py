@@ -85,7 +85,7 @@ def _modules(side: PageSide) -> Iterator[tuple[str, ...]]:
     alike: dict[tuple[str, ...], list[str]] = {}
     for one in side.report.attentions:
         figures = side.by_layer.get(one.layer)
-        bound = (f"no figures: {figures.why}" if figures.why else figures.bound_from) if figures else "-"
+        bound = (f"{figures.missing}: {figures.why}" if figures.why else figures.bound_from) if figures else "-"
         width = "-" if one.embed_dim is None else str(one.embed_dim)
         key = (text.layout(one), text.stored(one), text.heads(one), width, bound)
         alike.setdefault(key, []).append(one.layer)

@@ -127,9 +127,11 @@ def _blocks(
     """
     first = stack[0]
     if first.why:
-        yield TextLine(f"no figures: {first.why}")
+        yield TextLine(f"{first.missing}: {first.why}")
+    if not first.heads:
         return
-    yield FactList((f"bound: {_bound(first, differs)}",))
+    if first.bound_from:
+        yield FactList((f"bound: {_bound(first, differs)}",))
     labelled = [(alike_names.label(layer.layer, differs), layer) for layer in stack]
     if rows:
         size = -(-len(stack) // rows)
