@@ -22,7 +22,7 @@ from qkvinspect.cli import plain, printing
 from qkvinspect.cli.commands import COMMANDS, command
 from qkvinspect.cli.declared import Exit
 from qkvinspect.cli.printing import ReaderGone
-from qkvinspect.cli.streams import open_closed, replace_unencodable
+from qkvinspect.cli.streams import forgive_stderr, open_closed, replace_unencodable
 from qkvinspect.errors import QkvInspectError, clean, did_you_mean, without_secrets
 from qkvinspect.version import __version__
 
@@ -37,6 +37,7 @@ _CATCHABLE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def run() -> NoReturn:
     """What the system starts: ``main`` in a process of its own, which ends at once."""
     open_closed()
+    forgive_stderr()
     startup.prepare(sys.argv[1:])
     replace_unencodable()
     try:

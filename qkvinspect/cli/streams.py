@@ -7,9 +7,14 @@ and ``LC_ALL=C`` ASCII; neither has the lines and blocks that tables draw.
 from __future__ import annotations
 
 import codecs
+import io
 import os
 import sys
 from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 _ERRORS = "qkvinspect.ascii"
 
@@ -44,6 +49,24 @@ def open_closed() -> None:
             descriptor = os.open(os.devnull, access)
             os.set_inheritable(descriptor, True)  # for the processes of a scan
             setattr(sys, name, os.fdopen(descriptor, mode, encoding="utf-8", errors="backslashreplace"))
+
+
+class _Forgiving(io.FileIO):
+    """A descriptor on which what cannot be written is lost."""
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return memoryview(data).nbytes
+
+
+def forgive_stderr() -> None:
+    """Have a full disk or a reader that is gone change no exit code: what the command found is said by that alone."""
+    sys.stderr.flush()
+    raw = _Forgiving(sys.stderr.fileno(), "w", closefd=False)
+    encoding, errors = sys.stderr.encoding, sys.stderr.errors
+    sys.stderr = io.TextIOWrapper(io.BufferedWriter(raw), encoding, errors, line_buffering=True)
 
 
 def replace_unencodable() -> None:

@@ -228,3 +228,14 @@ def test_no_file_gets_the_descriptor_of_a_closed_stream(closed: str, number: int
     )
     line = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-c", program]
     assert subprocess.run(line, capture_output=True, cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("words", "code"), [(["show", "A"], 0), (["show", "missing"], 2), (["nonsense"], 2)])
+def test_a_stderr_that_nobody_reads_changes_no_exit_code(words: list[str], code: int) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    sample = str(ROOT / "sample_checkpoints" / "damaged.pt")
+    command = [sys.executable, "-m", "qkvinspect", *(sample if word == "A" else word for word in words)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=writer, cwd=ROOT, check=False)
+    os.close(writer)
+    assert done.returncode == code
