@@ -404,7 +404,7 @@ def test_a_page_of_views_of_one_storage_is_placed_in_the_file(tmp_path: Path) ->
 def test_codes_of_a_quantised_weight_are_looked_at_too(tmp_path: Path) -> None:
     codes = torch.randint(0, 256, (WIDTH, 64), dtype=torch.uint8)
     marks = [marked(codes.numpy().reshape(-1), 1, 0, 16)]
-    assert list(copies(marks, [lambda a, b: codes.numpy().reshape(-1)[a:b]], [codes.nbytes])) == []
+    assert list(copies(marks, [lambda a, b: codes.numpy().reshape(-1)[a:b]], [codes.nbytes], [1])) == []
     state = {name: value.to(torch.float8_e4m3fn) for name, value in weights().items()}
     for name in list(state):
         state[f"{name}_scale"] = torch.tensor(1.0)
@@ -429,8 +429,21 @@ def test_copies_of_any_two_places_are_found_with_their_length() -> None:
     reads: list[Any] = [lambda a, b, data=data: data[a:b] for data in arrays]
     for itemsize, first, second in ((1, 333, 1000), (4, 800, 9000)):
         marks = [marked(data, itemsize, 0, 16) for data in arrays]
-        found = list(copies(marks, reads, [len(data) for data in arrays]))
+        found = list(copies(marks, reads, [len(data) for data in arrays], [itemsize] * 2))
         assert ((0, first), (1, second), 4100) in found
+
+
+def test_a_copy_has_whole_words() -> None:
+    """The last byte of the word before it, and the first of that behind it, are equal by chance."""
+    data = np.random.default_rng(3).integers(0, 256, 1 << 16).astype(np.uint8)
+    data[16384:24576] = data[:8192]
+    data[40960:49152] = data[32768:40960]
+    data[32764:32768], data[8192:8196] = data[40956:40960], data[24576:24580]
+    data[32764] ^= 1
+    data[8195] ^= 1
+    marks = [marked(data, 4, 0, 16)]
+    found = list(copies(marks, [lambda a, b: data[a:b]], [len(data)], [4]))
+    assert found == [((0, 32768), (0, 40960), 8192), ((0, 0), (0, 16384), 8192)]
 
 
 @pytest.mark.parametrize("what", ["noise", "text", "nothing"])

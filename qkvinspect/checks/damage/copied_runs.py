@@ -78,7 +78,10 @@ def _picked(data: Array, itemsize: int, every: int) -> NDArray[np.int64]:
 
 
 def copies(
-    marks: Sequence[Marks], reads: Sequence[Callable[[int, int], Array]], sizes: Sequence[int]
+    marks: Sequence[Marks],
+    reads: Sequence[Callable[[int, int], Array]],
+    sizes: Sequence[int],
+    itemsizes: Sequence[int],
 ) -> Iterator[tuple[tuple[int, int], tuple[int, int], int]]:
     """The runs that stand twice: two places, each as (number of the tensor, offset), and the length in bytes.
 
@@ -86,6 +89,7 @@ def copies(
         marks: of each tensor.
         reads: gives bytes of each tensor, from and to an offset.
         sizes: of each tensor, in bytes.
+        itemsizes: bytes of a word of each: a run has whole words, whatever bytes beside it are equal by chance.
     """
     done: dict[tuple[int, int, int], int] = {}
     for a, b, distance, place in _alike(marks):
@@ -93,6 +97,8 @@ def copies(
             continue
         start, stop = _extended((reads[a], reads[b]), (place, place + distance), (sizes[a], sizes[b]))
         done[a, b, distance] = stop
+        word = max(itemsizes[a], itemsizes[b])
+        start, stop = place - (place - start) // word * word, place + (stop - place) // word * word
         if stop > start:
             yield (a, start), (b, start + distance), stop - start
 

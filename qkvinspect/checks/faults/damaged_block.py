@@ -290,7 +290,8 @@ def _copied(subject: Subject, tensors: Sequence[StoredTensor], marks: Sequence[M
     from qkvinspect.checks.damage.known_copies import is_known
 
     told: dict[int, int] = {}
-    found = list(copies(marks, [tensor.read for tensor in tensors], [t.nbytes for t in tensors]))
+    reads, sizes = [tensor.read for tensor in tensors], [tensor.nbytes for tensor in tensors]
+    found = list(copies(marks, reads, sizes, [tensor.itemsize for tensor in tensors]))
     intended = by_intent(tensors, found)
     for (a, first), (b, second), size in found:
         one, other = tensors[a], tensors[b]
