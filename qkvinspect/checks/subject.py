@@ -11,6 +11,7 @@ from typing import TypeVar
 from qkvinspect.checks.baseline import Baseline
 from qkvinspect.checks.digests import Digests
 from qkvinspect.checks.head_values import HeadValues, Key, read_heads
+from qkvinspect.checks.kv_copies import KvCopies, kv_copies
 from qkvinspect.checks.policy import Expectation
 from qkvinspect.inspection.report import Attention, Measure, Part, Report
 from qkvinspect.late_pattern import late_pattern
@@ -70,6 +71,11 @@ class Subject:
             if _LAST_NUMBER.search(attention.layer):
                 found.setdefault(_LAST_NUMBER.sub("#", attention.layer), []).append(attention)
         return {name: tuple(stack) for name, stack in found.items()}
+
+    @cached_property
+    def kv_copies(self) -> Mapping[Key, KvCopies]:
+        """The parts whose rows tell that kv heads were repeated, by stored tensor and part."""
+        return kv_copies(self.attentions, self.stacks)
 
     def parts(self) -> Iterator[tuple[Attention, Part, tuple[HeadValues, ...]]]:
         """Every part with the values of its heads; one "head" where their number is not known."""

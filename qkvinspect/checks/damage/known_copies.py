@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qkvinspect.checks.damage.patterns import CHANCE
 from qkvinspect.checks.damage.stored_bytes import StoredTensor
 from qkvinspect.checks.head_values import HeadValues
 from qkvinspect.checks.subject import Subject
+from qkvinspect.inspection.report import Part
+
+_CHANCE = 16
+"""Bytes at either end of a run that may be equal by chance: the next head begins with the same ones."""
 
 
 def is_known(subject: Subject, one: StoredTensor, first: int, other: StoredTensor, second: int, size: int) -> bool:
@@ -15,8 +18,33 @@ def is_known(subject: Subject, one: StoredTensor, first: int, other: StoredTenso
     alike = {part.name for part in one.parts} == {part.name for part in other.parts}
     if alike and first == second == 0 and size == one.nbytes == other.nbytes:
         return True
-    within = min(CHANCE, size // 2)
-    return all(_equal_there(subject, one, first + at, other, second + at) for at in (within, size - 1 - within))
+    within = min(_CHANCE, size // 2)
+    ends = [(first + at, second + at) for at in (within, size - 1 - within)]
+    if one is other and all(_of_one_kv_head(subject, one, *end) for end in ends):
+        return True
+    return all(_equal_there(subject, one, mine, other, its) for mine, its in ends)
+
+
+def _of_one_kv_head(subject: Subject, tensor: StoredTensor, first: int, second: int) -> bool:
+    """Whether two bytes of a tensor are of one row of a kv head that was repeated."""
+    for part in tensor.parts:
+        copies = subject.kv_copies.get((part.weight.name, part.name))
+        if copies is None or part.axis or tensor.row_bytes * tensor.weight.shape[0] != tensor.nbytes:
+            continue
+        places = [_place(part, at // tensor.row_bytes) for at in (first, second)]
+        if places[0] is not None and places[1] is not None and copies.same_head(places[0], places[1]):
+            return True
+    return False
+
+
+def _place(part: Part, row: int) -> int | None:
+    """Which row of the part a row of its tensor is."""
+    before = 0
+    for run in part.rows:
+        if row in run:
+            return before + run.index(row)
+        before += len(run)
+    return None
 
 
 def _equal_there(subject: Subject, one: StoredTensor, first: int, other: StoredTensor, second: int) -> bool:

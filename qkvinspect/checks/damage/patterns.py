@@ -18,9 +18,6 @@ Copy = tuple[tuple[int, int], tuple[int, int], int]
 Placed = tuple[StoredTensor, Run]
 
 _NUMBER = late_pattern(r"\d+")
-CHANCE = 16
-"""Bytes at either end of a run that may be equal by chance: the next head begins with the same ones."""
-
 _LEAST = 4
 """Rows that hold the same copy before it is one of columns."""
 
@@ -53,31 +50,14 @@ def in_most_layers(
 
 
 def by_intent(tensors: Sequence[StoredTensor], copies: Sequence[Copy]) -> set[tuple[int, int]]:
-    """(tensor, distance) of copies within a tensor that are made by rows or columns."""
+    """(tensor, distance) of copies that most rows have within them: columns stand twice, as those of widened heads."""
     own = [(a, first, second - first, size) for (a, first), (b, second), size in copies if a == b]
-    return _columns(tensors, own) | _repeated(tensors, own)
-
-
-def _columns(tensors: Sequence[StoredTensor], own: Sequence[tuple[int, int, int, int]]) -> set[tuple[int, int]]:
-    """Copies that most rows have within them: columns stand twice, as those of widened heads."""
     found: Counter[tuple[int, int]] = Counter()
     for number, first, distance, size in own:
         row = tensors[number].row_bytes
         found[number, distance] += size < row and first // row == (first + distance) // row
     least = {number: max(_LEAST, tensors[number].nbytes // tensors[number].row_bytes // 2) for number, _ in found}
     return {key for key, count in found.items() if count >= least[key[0]]}
-
-
-def _repeated(tensors: Sequence[StoredTensor], own: Sequence[tuple[int, int, int, int]]) -> set[tuple[int, int]]:
-    """Copies that go through all of K and of V of a layer: one kv head was written for all heads."""
-    found: dict[tuple[str, int], dict[str, int]] = {}
-    for number, first, distance, size in own:
-        tensor, left = tensors[number], tensors[number].nbytes - distance - size - first
-        whole = tensor.nbytes % distance == 0 and distance % tensor.row_bytes == 0
-        if whole and first <= CHANCE and left <= CHANCE and len(tensor.parts) == 1:
-            found.setdefault((tensor.layer, distance), {})[tensor.parts[0].name] = number
-    both = [(held, distance) for (_, distance), held in found.items() if {"k", "v"} == held.keys()]
-    return {(number, distance) for held, distance in both for number in held.values()}
 
 
 def without_numbers(tensor: StoredTensor) -> str:

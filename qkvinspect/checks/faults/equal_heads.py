@@ -2,7 +2,8 @@
 
 Trained heads never do. K and V whose heads repeat in equal runs are kv heads written out once for every query head,
 as conversions from GQA to MHA do: that is said, with the number of kv heads that it amounts to; one alone only where K
-and V both have it.
+and V both have it. Where the number of heads is unknown, rows of K and V that repeat throughout tell the same, if most
+layers of a stack have it, or both K and V of a layer.
 """
 
 from __future__ import annotations
@@ -37,6 +38,10 @@ def find(subject: Subject) -> Iterator[Fault]:
             for heads in held.values():
                 if len(heads) > 1:
                     yield layer, f"{heads_named(list(heads))} of {part.upper()} hold the same values"
+    for attention, part, _ in subject.parts():
+        copies = subject.kv_copies.get((part.weight.name, part.name))
+        if attention.heads is None and copies is not None and copies.throughout:
+            yield attention.layer, copies.words
 
 
 def _repeats(places: Sequence[Sequence[int]]) -> int:
