@@ -93,7 +93,7 @@ def undone(a: Parts, b: Parts, names: tuple[str, str], sides: tuple[Vectors, Vec
     Raises:
         CheckpointError: the bytes cannot be read.
     """
-    if any(name not in side or not side[name].comparable for side in (a, b) for name in _PROJECTIONS):
+    if any(name not in side or not side[name].is_real for side in (a, b) for name in _PROJECTIONS):
         return Undone(b)
     if any(a[name].shape != b[name].shape for name in _PROJECTIONS):
         return Undone(b)
@@ -165,7 +165,7 @@ def _norms(names: tuple[str, str], sides: tuple[Vectors, Vectors], width: int) -
 def _rows(a: Parts, found: Undone) -> Undone:
     """The columns of the output projection, which the rows of V take back."""
     b = found.parts
-    if any("out" not in side or not side["out"].comparable for side in (a, b)):
+    if any("out" not in side or not side["out"].is_real for side in (a, b)):
         return found
     if a["out"].shape != b["out"].shape or b["out"].rows != b["v"].rows:
         return found

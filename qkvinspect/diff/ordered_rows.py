@@ -86,6 +86,11 @@ class Lines:
         return not self.weight.why and self.dtype.kind != "opaque"
 
     @property
+    def is_real(self) -> bool:
+        """Whether each value is one number; ``values`` gives two of a complex one."""
+        return self.comparable and self.dtype.kind != "complex"
+
+    @property
     def rows(self) -> int:
         return sum(map(len, self.runs))
 

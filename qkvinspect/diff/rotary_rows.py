@@ -91,7 +91,7 @@ def _order(part: str, plain: Lines, stored: Lines, geometry: Geometry, needed: O
     share = geometry.num_heads // heads if heads else 0
     if not heads or width < 4 or width % 2 or plain.shape != stored.shape or plain.rows != heads * width:
         return None
-    if not (plain.comparable and stored.comparable):
+    if not (plain.comparable and stored.comparable) or plain.is_real != stored.is_real:
         return None
     tried: list[Order] = [*ORDERS, *_as_q(kind, share, width)]
     orders: dict[Order, Array] = {order: _index(order, needed, width, share, alike=alike) for order in tried}

@@ -127,7 +127,7 @@ class _Tally:
         for down, across in tiles(a, b):
             rows = slice(down.start, down.stop)
             one, other = a.words(down, across), b.words(down, across)
-            x, y = a.values(one), b.values(other)
+            x, y = _equally_wide(a.values(one), b.values(other))
             if a.dtype != b.dtype or of_a != of_b:
                 self.touched[rows] |= (x != y).any(axis=1) if a.made_in == b.made_in else True
                 differs = _unequal(x if of_a == into else rounded(x, into), y if of_b == into else rounded(y, into))
@@ -200,6 +200,13 @@ class _Tally:
         forgiven = tolerance is not None and relative <= tolerance and not nonfinite
         spot = Spot(*place, float(self.values[row, 0]), float(self.values[row, 1]))
         return replace(found, status="tolerated" if forgiven else "changed", largest=spot)
+
+
+def _equally_wide(x: Array, y: Array) -> tuple[Array, Array]:
+    """Real numbers as complex ones whose imaginary parts are zero, where the other side is complex."""
+    wide = max(x.shape[1], y.shape[1])
+    x, y = (one if one.shape[1] == wide else np.hstack([one, np.zeros_like(one)]) for one in (x, y))
+    return x, y
 
 
 def _slack(a: Lines, b: Lines, rows: range, cols: range) -> Array | None:

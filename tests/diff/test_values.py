@@ -132,6 +132,41 @@ def test_complex_values_are_compared(tmp_path: Path) -> None:
     assert (found.largest.row, found.largest.column) == (2, 3)
 
 
+@pytest.mark.parametrize("real", [torch.float32, torch.float64, torch.bfloat16])
+def test_real_values_are_complex_ones_without_imaginary_parts(real: torch.dtype, tmp_path: Path) -> None:
+    a = torch.randn(4, 6).to(real)
+    b = a.to(torch.complex64)
+    assert compared(tmp_path, a, a.to(torch.complex128)).status == "rounding"
+    for one, other in ((a, b), (b, a)):
+        found = compared(tmp_path, one, other)
+        assert (found.status, found.changed, found.count) == ("rounding", 0, 48)
+    b[2, 3] += 1j
+    for one, other in ((a, b), (b, a)):
+        found = compared(tmp_path, one, other)
+        assert (found.changed, found.max_difference) == (1, pytest.approx(1))
+        assert found.largest is not None
+        assert (found.largest.row, found.largest.column) == (2, 3)
+
+
+@pytest.mark.parametrize("real", ["q", "qkvo", "o"])
+def test_layers_of_which_one_is_complex_are_compared(real: str, tmp_path: Path, run) -> None:
+    norm = "layers.0.input_layernorm.weight"
+    sides: list[dict[str, torch.Tensor]] = [{norm: torch.ones(64)}, {norm: torch.linspace(0.5, 2, 64)}]
+    for part in "qkvo":
+        whole = torch.randn(64, 64, dtype=torch.complex64)
+        for side in sides:
+            side[f"layers.0.self_attn.{part}_proj.weight"] = whole.clone()
+            whole = whole.real.contiguous() if part in real else whole
+    for number, side in enumerate(sides):
+        save_file(side, tmp_path / f"{number}.safetensors")
+    for order in ((0, 1), (1, 0), (1, 1)):
+        files = (tmp_path / f"{number}.safetensors" for number in order)
+        found = run("diff", *files, "--heads", "4", "-f", "json")
+        assert found.err == ""
+        (layer,) = found.json()["layers"]
+        assert layer["status"] == ("identical" if order == (1, 1) else "changed")
+
+
 def test_the_tolerance_is_the_largest_relative_difference_that_is_the_same(tmp_path: Path) -> None:
     a = torch.ones(10, 10)
     assert compared(tmp_path, a, a * 1.01, tolerance=0.011).status == "tolerated"
