@@ -127,15 +127,16 @@ def _columns(a: Parts, b: Parts, norms: Sequence[tuple[str, Array, float]]) -> U
                 "they were compared without these scales"
             )
             return Undone(parts, (Relation(RelationCode.COLUMNS_SCALED, text, _PROJECTIONS),))
-    return Undone(b, tuple(_untaken(kept, before)))
+    return Undone(b, tuple(_untaken(kept)))
 
 
-def _untaken(kept: dict[str, tuple[Array, Array]], before: float) -> Iterator[Relation]:
-    """Where each column has a scale, and no norm of both files takes it back."""
+def _untaken(kept: dict[str, tuple[Array, Array]]) -> Iterator[Relation]:
+    """Where each column has a scale of its own, and no norm of both files takes it back."""
     one, other = (np.concatenate(side) for side in zip(kept["q"], kept["k"], strict=True))
     scale = (one * other).sum(axis=0) / (one * one).sum(axis=0)
     if not np.isfinite(scale).all() or not (scale > 0).all() or len(one) < _ROWS:
         return
+    before = max(_error_of(name, x, y, _scales_of(x.reshape(1, -1), y.reshape(1, -1))) for name, (x, y) in kept.items())
     after = max(_error_of(name, x, y, scale) for name, (x, y) in kept.items())
     if after < _NEAR and after * _BETTER < before:
         text = (
@@ -265,7 +266,8 @@ def _error_of(name: str, one: Array, other: Array, scale: Array) -> float:
 
 def _from_to(scale: Array) -> str:
     sizes = np.abs(scale)
-    return f"{sizes.min():.3g} to {sizes.max():.3g}"
+    least, most = f"{sizes.min():.3g}", f"{sizes.max():.3g}"
+    return least if least == most else f"{least} to {most}"
 
 
 def _times(lines: Lines, loose: float | Array, down: Array | None = None, across: Array | None = None) -> Lines:

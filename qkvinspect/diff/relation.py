@@ -23,6 +23,7 @@ class RelationCode(StrEnum):
     READ_OTHERWISE = "read-otherwise"
     ROWS_PERMUTED = "rows-permuted"
     COLUMNS_PERMUTED = "columns-permuted"
+    PART_SCALED = "part-scaled"
     COLUMNS_SCALED = "columns-scaled"
 
 

@@ -12,10 +12,14 @@ from qkvinspect.diff.fingerprint import Fingerprint, fingerprint
 from qkvinspect.diff.origin import Origin, find_origin
 from qkvinspect.diff.parts import Parts
 from qkvinspect.diff.relation import Relation, RelationCode
+from qkvinspect.diff.scaled_parts import UNDOING, bias_went_along, factors, undo_each_other
 from qkvinspect.diff.tally import rounded_through
 from qkvinspect.layouts.packing import Geometry
 
 LABELS = {"q": "Q", "k": "K", "v": "V", "out": "the output projection"}
+_ALIKE = 1 - 1e-4
+"""The cosine from which on a part may be that of A times a number."""
+
 _SHOWN = 16  # heads of a permutation that are written out
 
 
@@ -43,6 +47,10 @@ def relate(a: Parts, b: Parts, found: Sequence[PartDifference], sizes: Sequence[
             )
         )
     changed = [name for name in changed if name not in through]
+    alike = {part.name for part in found if abs(part.whole.cosine or 0) >= _ALIKE}
+    times = factors(a, b, (name for name in changed if name in alike))
+    relations += _scaled(times, a, b)
+    changed = [name for name in changed if name not in times]
     if not changed:
         return tuple(relations)
     into = min((side[name].dtype for side in (a, b) for name in kept), key=lambda dtype: dtype.bits)
@@ -60,6 +68,28 @@ def relate(a: Parts, b: Parts, found: Sequence[PartDifference], sizes: Sequence[
             unexplained = [name for name in unexplained if name not in ("q", "k", "v")]
     relations += [one for name in unexplained for one in _shuffled(name, ours[name], theirs[name])]
     return tuple(relations)
+
+
+def _scaled(times: Mapping[str, float], a: Parts, b: Parts) -> Iterator[Relation]:
+    """The parts that are those of A times a number, in pairs where one takes that of the other back."""
+    told: set[str] = set()
+    for first, second in UNDOING:
+        if undo_each_other(first, second, times, a, b):
+            told |= {first, second}
+            back = f"which {_label(second)}, times {_number(times[second])}, takes back"
+            yield _relation(RelationCode.PART_SCALED, f"{_times(first, times[first])}, {back}", (first, second))
+    for name in (name for name in times if name not in told):
+        stale = set[str]() if bias_went_along(name, times[name], a, b) else {name}
+        yield _relation(RelationCode.PART_SCALED, _times(name, times[name]), (name,), stale=stale)
+
+
+def _times(name: str, factor: float) -> str:
+    return f"{_label(name)} of B is that of A times {_number(factor)}"
+
+
+def _number(factor: float) -> str:
+    """Three digits, or as many as it takes to tell it from one."""
+    return next(text for digits in range(3, 18) if (text := f"{factor:.{digits}g}") != "1")
 
 
 def _bias_went_along(name: str, origin: Origin, a: Mapping[str, Fingerprint], b: Mapping[str, Fingerprint]) -> bool:
