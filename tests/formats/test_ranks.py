@@ -170,10 +170,18 @@ def test_copies_that_differ(tmp_path) -> None:
 
     edited(tmp_path, 3, edit)
     with open_checkpoint(tmp_path) as checkpoint:
-        finding = next(finding for finding in checkpoint.findings if finding.code is FindingCode.RANKS_DIFFER)
-    assert "input_layernorm.weight" in finding.message
-    assert "layers.0.self_attn.qkv_proj.weight" in finding.message
-    assert "layers.1" not in finding.message
+        said = [(finding.code, finding.message) for finding in checkpoint.findings]
+    name, held = "model.layers.{}.self_attn.qkv_proj.weight", "each kv head is held by 2 ranks, which"
+    norm = (
+        "model.layers.0.input_layernorm.weight should be the same on every rank and differs: that of rank 0 was taken"
+    )
+    odd = f"{name.format(0)}: {held} should hold the same and differ: that of the first was taken"
+    same = f"{name.format(1)}: {held} hold the same: one copy was kept"
+    assert said[1:] == [
+        (FindingCode.RANKS_DIFFER, norm),
+        (FindingCode.RANKS_DIFFER, odd),
+        (FindingCode.KV_HEADS_COPIED, same),
+    ]
 
 
 def test_what_nobody_knows_how_to_join_is_left_out_and_named(tmp_path) -> None:

@@ -46,7 +46,8 @@ class Joining:
     Attributes:
         ranks: the tensors of each rank.
         tensors: the joined ones; shares: what each rank holds of each.
-        copied: kv heads of how many layers were held by several ranks.
+        copied: the weights whose kv heads were held by several ranks, by how many.
+        unlike: those of them whose ranks do not hold the same.
     """
 
     source: ByteSource
@@ -57,6 +58,7 @@ class Joining:
     tensors: dict[str, TensorInfo] = field(default_factory=dict[str, TensorInfo])
     shares: dict[str, tuple[Share, ...]] = field(default_factory=dict[str, tuple[Share, ...]])
     copied: dict[int, list[str]] = field(default_factory=dict[int, list[str]])
+    unlike: list[str] = field(default_factory=list[str])
     left: list[str] = field(default_factory=list[str])
     differing: list[str] = field(default_factory=list[str])
 
@@ -92,8 +94,15 @@ class Joining:
             text = "should be the same on every rank and differs: that of rank 0 was taken"
             yield Finding(FindingCode.RANKS_DIFFER, f"{_listed(self.differing)} {text}")
         for copies, names in self.copied.items():
-            text = f"each kv head is held by {copies} ranks, which hold the same: one copy was kept"
-            yield Finding(FindingCode.KV_HEADS_COPIED, f"{_listed(names)}: {text}")
+            same = [name for name in names if name not in self.unlike]
+            odd = [name for name in names if name in self.unlike]
+            held = f"each kv head is held by {copies} ranks"
+            if odd:
+                text = f"{_listed(odd)}: {held}, which should hold the same and differ: that of the first was taken"
+                yield Finding(FindingCode.RANKS_DIFFER, text)
+            if same:
+                text = f"{_listed(same)}: {held}, which hold the same: one copy was kept"
+                yield Finding(FindingCode.KV_HEADS_COPIED, text)
 
     @property
     def _version(self) -> object:
@@ -225,7 +234,7 @@ class Joining:
         if said is not None:
             copies = count // said if count % said == 0 else 1
             if not all(map(are_equal, _runs(parts, max(copies, 1)))):
-                self.differing.append(name)
+                self.unlike.append(name)
             return max(copies, 1)
         for copies in (n for n in range(count, 1, -1) if count % n == 0):
             if all(is_varied(run[0]) and are_equal(run) for run in _runs(parts, copies)):
