@@ -8,15 +8,27 @@ from qkvinspect.diff.difference import LayerDifference
 from qkvinspect.diff.head_losses import quantised
 from qkvinspect.diff.layer_pair import LayerPair
 from qkvinspect.diff.parts import by_fours, common_heads, paired, shared_apart
+from qkvinspect.layouts.packing import Geometry
 from qkvinspect.weights.adapters import is_sum
 
 
 def disagreeing(work: Sequence[LayerPair]) -> list[str]:
+    """Whether the two have other numbers of heads, with those of the first layer; of kv heads where these are fewer."""
     odd = [one for one in work if one.a.heads and one.b.heads and not common_heads(one.a, one.b)]
     if not odd:
         return []
-    a, b = (f"{one.heads.num_heads} ({one.heads_from})" for one in (odd[0].a, odd[0].b) if one.heads)
-    return [f"A has {a} heads and B {b} in {len(odd)} of {len(work)} layers, which were compared without heads"]
+    sides = [(one.heads, one.heads_from) for one in (odd[0].a, odd[0].b) if one.heads]
+    grouped = any(sizes.num_heads != sizes.num_kv_heads for sizes, _ in sides)
+    a, b = (f"{_counts(sizes, grouped=grouped)} ({origin})" for sizes, origin in sides)
+    return [f"A has {a} and B {b} in {len(odd)} of {len(work)} layers, which were compared without heads"]
+
+
+def _counts(sizes: Geometry, *, grouped: bool) -> str:
+    """``8 heads``, or ``8 heads over 2 kv heads``."""
+    heads, kv = (
+        f"{n} {what}{'s' * (n != 1)}" for n, what in ((sizes.num_heads, "head"), (sizes.num_kv_heads, "kv head"))
+    )
+    return f"{heads} over {kv}" if grouped else heads
 
 
 def borrowed(work: Sequence[LayerPair]) -> Iterator[str]:

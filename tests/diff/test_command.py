@@ -147,8 +147,21 @@ def test_where_the_two_disagree_about_heads_they_are_compared_without(run, tmp_p
         (tmp_path / name / "config.json").write_text(json.dumps({"num_heads": heads}))
     result = run("diff", tmp_path / "a", tmp_path / "b")
     assert result.code == 0
-    assert "A has 2 (config:config.json:num_heads) heads and B 4" in result.out
+    assert "A has 2 heads (config:config.json:num_heads) and B 4 heads (config" in result.out
     assert run("diff", tmp_path / "a", tmp_path / "b", "-f", "json").json()["layers"][0]["num_heads"] is None
+
+
+def test_kv_heads_are_named_where_the_two_disagree_about_them(run, tmp_path: Path) -> None:
+    for name, kv_heads in (("a", 2), ("b", 8)):
+        rows = {"q": 64, "k": 8 * kv_heads, "v": 8 * kv_heads}
+        state = {f"model.layers.0.self_attn.{part}_proj.weight": torch.randn(size, 64) for part, size in rows.items()}
+        (tmp_path / name).mkdir()
+        save_file(state, tmp_path / name / "model.safetensors")
+        sizes = {"num_attention_heads": 8, "num_key_value_heads": kv_heads}
+        (tmp_path / name / "config.json").write_text(json.dumps({"model_type": "llama", **sizes}))
+    out = " ".join(run("diff", tmp_path / "a", tmp_path / "b").out.split())
+    assert "A has 8 heads over 2 kv heads (" in out
+    assert "and B 8 heads over 8 kv heads (" in out
 
 
 def test_layers_that_cannot_be_told_apart_are_compared_as_they_are_stored(run, tmp_path: Path) -> None:
