@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from qkvinspect import check
+from tests.diff.test_heads import nf4
 from tests.some import crossed
 
 LAYERS, WIDTH = 3, 128
@@ -39,9 +40,9 @@ def name(layer: int, part: str) -> str:
     return f"model.layers.{layer}.self_attn.{part}_proj.weight"
 
 
-def said(state: State, path: Path) -> list[tuple[str, str | None, str]]:
+def said(state: State, path: Path, heads: tuple[str, ...] = ()) -> list[tuple[str, str | None, str]]:
     save_file({name: value.contiguous() for name, value in state.items()}, path / "model.safetensors")
-    found = check(path / "model.safetensors")
+    found = check(path / "model.safetensors", heads=heads)
     return [(one.code, one.layer, one.message) for one in found if one.code in ("equal-heads", "damaged-block")]
 
 
@@ -104,6 +105,16 @@ def test_rows_of_fused_weights_are_counted_from_where_the_part_begins(tmp_path: 
     assert [message for _, _, message in said(state, tmp_path)] == [
         f"the heads of {part} are 2 kv heads, each written 2 times" for _ in range(LAYERS) for part in "KV"
     ]
+
+
+@pytest.mark.parametrize("heads", [(), ("8",)])
+def test_codes_of_four_bits_are_told_by_what_they_stand_for(heads: tuple[str, ...], tmp_path: Path) -> None:
+    """As bitsandbytes has them, in one column of bytes."""
+    state = trained(each_repeated(16, 2))
+    held = {name: one for key, value in state.items() for name, one in nf4(key.removesuffix(".weight"), value).items()}
+    assert {(code, message) for code, _, message in said(held, tmp_path, heads)} == {
+        ("equal-heads", f"the heads of {part} are 4 kv heads, each written 2 times") for part in "KV"
+    }
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5])
