@@ -205,7 +205,8 @@ def _compare_layer(
     tolerance = beside.tolerance(layer.pair.a, tolerance) if beside else tolerance
     a, b = layer.parts
     parts = tuple(_part(name, a.get(name), b.get(name), geometry, tolerance, advance) for name in layer.names)
-    found = relate(a, b, parts, _sizes(layer, geometry))
+    extra_positions = bool(layer.a.extras or layer.b.extras)
+    found = relate(a, b, parts, _sizes(layer, geometry), extra_positions=extra_positions)
     found = _with_rotary(layer, parts, found, geometry or _put_in_order_with(layer), orders)
     relations = (*layer.undone, *read_otherwise(layer.a, layer.b, parts, found))
     return LayerDifference(

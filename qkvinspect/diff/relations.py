@@ -23,11 +23,19 @@ _ALIKE = 1 - 1e-4
 _SHOWN = 16  # heads of a permutation that are written out
 
 
-def relate(a: Parts, b: Parts, found: Sequence[PartDifference], sizes: Sequence[Geometry]) -> tuple[Relation, ...]:
+def relate(
+    a: Parts,
+    b: Parts,
+    found: Sequence[PartDifference],
+    sizes: Sequence[Geometry],
+    *,
+    extra_positions: bool = False,
+) -> tuple[Relation, ...]:
     """Explain the changed parts of a layer; nothing where they simply have other values.
 
     Args:
         sizes: the heads, or each number of heads that the shapes allow.
+        extra_positions: whether K and V have more than their rows make, which takes no number of another part back.
     """
     relations = list(_empty(found))
     changed = [
@@ -49,7 +57,7 @@ def relate(a: Parts, b: Parts, found: Sequence[PartDifference], sizes: Sequence[
     changed = [name for name in changed if name not in through]
     alike = {part.name for part in found if abs(part.whole.cosine or 0) >= _ALIKE}
     times = factors(a, b, (name for name in changed if name in alike))
-    relations += _scaled(times, a, b)
+    relations += _scaled(times, a, b, () if extra_positions else UNDOING)
     changed = [name for name in changed if name not in times]
     if not changed:
         return tuple(relations)
@@ -70,10 +78,10 @@ def relate(a: Parts, b: Parts, found: Sequence[PartDifference], sizes: Sequence[
     return tuple(relations)
 
 
-def _scaled(times: Mapping[str, float], a: Parts, b: Parts) -> Iterator[Relation]:
+def _scaled(times: Mapping[str, float], a: Parts, b: Parts, undoing: Sequence[tuple[str, str]]) -> Iterator[Relation]:
     """The parts that are those of A times a number, in pairs where one takes that of the other back."""
     told: set[str] = set()
-    for first, second in UNDOING:
+    for first, second in undoing:
         if undo_each_other(first, second, times, a, b):
             told |= {first, second}
             back = f"which {_label(second)}, times {_number(times[second])}, takes back"

@@ -83,6 +83,13 @@ def test_a_bias_must_have_the_same_number(told: Any) -> None:
     assert told(a, times(a, {"v": 2, "out": 0.5}))[0] == [("part-scaled", text)]
 
 
+def test_an_extra_position_has_no_number_that_is_taken_back(told: Any) -> None:
+    """The output projection halves ``bias_v`` as well, which was not doubled."""
+    a = {**model(), "bias_k": torch.randn(1, 1, 32), "bias_v": torch.randn(1, 1, 32)}
+    relations, _ = told(a, times(a, {"v": 2, "out": 0.5}))
+    assert [text for _, text in relations] == [V_TWICE, "the output projection of B is that of A times 0.5"]
+
+
 def test_of_values_that_have_other_numbers_nothing_is_said(told: Any) -> None:
     a = model()
     b = times(a, {"v": 2})
