@@ -46,7 +46,6 @@ def weigh(
     *,
     thorough: bool = False,
     glance: bool = False,
-    counts: Sequence[int] = (),
     further: Hypotheses | None = None,
 ) -> Evidence | None:
     """Weigh the layers together; None where they have no values to compare.
@@ -54,7 +53,6 @@ def weigh(
     Args:
         thorough: also which rows rotary embeddings turn, and the picture of the ties.
         glance: packings only with the number of heads that is known.
-        counts: numbers of heads to weigh, if not all.
         further: more layers, which are weighed instead if they may settle what these do not.
 
     Raises:
@@ -70,9 +68,9 @@ def weigh(
         weigh_turns,
     )
 
-    own = of.variants(lambda _: layout, counts or _shown(of, layout))
-    if glance and (sure := _confirmed(of, layout, own)):
-        return sure
+    own = of.variants(lambda _: layout, _shown(of, layout))
+    if glance and (sure := confirmed(of, layout, own)) and (said := sure[-1]) is not None and all(sure):
+        return said
     if not own:
         return None
     layers = of.layers(lambda _: layout, next(iter(own.values())))
@@ -171,22 +169,33 @@ def seen(own: Variants, heads: int, stride: int) -> bool:
     return all(n % heads == 0 and n >= NEAR * heads for n in missing)
 
 
-def _confirmed(of: Hypotheses, layout: Layout, own: Variants) -> Evidence | None:
-    """What small samples say, where each layer alone is sure of the heads that are known and the declared packing."""
-    from qkvinspect.inspection.evidence import samples_of, weigh_heads
+def confirmed(of: Hypotheses, layout: Layout, own: Variants) -> list[Evidence | None]:
+    """What a small sample says of each layer with values to compare; None where it is not sure of what is known.
+
+    That is the number of heads, and the declared packing.
+    """
+    from qkvinspect.inspection.evidence import each_by_itself, heads_of_each, samples_of
 
     known = of.attention.heads.num_heads if of.attention.heads else None
     cut = own.get(known) if known is not None else None
     if cut is None or known is None:
-        return None
+        return []
     samples = samples_of(of.layers(lambda _: layout, cut), GLIMPSE, coarsest(cut))
-    heads = None
-    for sample in samples:
-        heads = weigh_heads(own, [sample])
-        if heads is None or not heads.decided or heads.best.num_heads != known:
-            return None
-    left, packings = _glimpsed(packings_of(of, layout, own, [known]), samples)
-    return Evidence(heads, packings) if heads is not None and len(left) == 1 else None
+    heads = [
+        said if said is not None and said.decided and said.best.num_heads == known else None
+        for said in heads_of_each(own, samples)
+    ]
+    packings = packings_of(of, layout, own, [known])
+    if len(packings) == 1:
+        return [said and Evidence(said) for said in heads]
+    likely = [sample for sample, said in zip(samples, heads, strict=True) if said is not None]
+    verdicts = each_by_itself(packings, likely)
+    return [said and _of_declared(said, next(verdicts), packings) for said in heads]
+
+
+def _of_declared(heads: Verdict, found: Verdict | None, packings: Mapping[str, Variants]) -> Evidence | None:
+    """What a layer's sample says, if it refutes every packing but the first."""
+    return Evidence(heads, found) if len(packings.keys() - _refuted(found, next(iter(packings)))) == 1 else None
 
 
 def expected(said: Verdict, stride: int) -> float:
@@ -220,13 +229,20 @@ def _glimpsed(
     """
     from qkvinspect.inspection.evidence import each_by_itself
 
-    found, labels = None, set(packings)
-    for found in each_by_itself(packings, samples) if len(packings) > 1 else ():
-        if found is None or not found.decided or found.best.label != next(iter(packings)):
+    found, gone = None, packings.keys()
+    for found in each_by_itself(packings, samples):
+        gone = gone & _refuted(found, next(iter(packings)))
+        if not gone:
             return packings, None
-        gone = [one for one in found.weighed if found.best.score - one.score > _REFUTED]
-        labels &= {label for one in gone for label in (one.label, one.same_rows)}
-    return (packings, None) if found is None else ({k: v for k, v in packings.items() if k not in labels}, found)
+    return (packings, None) if found is None else ({k: v for k, v in packings.items() if k not in gone}, found)
+
+
+def _refuted(found: Verdict | None, declared: str) -> set[str]:
+    """The packings that are far behind the declared one; none where a sample is not sure of that."""
+    if found is None or not found.decided or found.best.label != declared:
+        return set()
+    gone = [one for one in found.weighed if found.best.score - one.score > _REFUTED]
+    return {label for one in gone for label in (one.label, one.same_rows)}
 
 
 def coarsest(cut: Attention) -> int:
@@ -249,12 +265,23 @@ def _turned(of: Hypotheses, layout: Layout, heads: Verdict | None) -> Verdict | 
     """The heads of the transposed weights, where these explain the weights better."""
     from qkvinspect.inspection.evidence import weigh_heads
 
+    if heads is not None and heads.decided:
+        return None
+    return if_likelier(weigh_heads(*turned_round(of, layout)), heads)
+
+
+def turned_round(of: Hypotheses, layout: Layout) -> tuple[Variants, list[Sample]]:
+    """The transposed weights with every number of heads; none where they are not square."""
     other = alternatives.turned(layout)
     square = all(len(info.shape) == 2 and len(set(info.shape)) == 1 for info in of.attention.weights)
-    if not square or other is None or (heads is not None and heads.decided):
-        return None
+    if not square or other is None or not of.matches:
+        return {}, []
     variants = of.variants(lambda _: other, of.counts())
-    verdict = weigh_heads(variants, samples_at_length(of, lambda _: other, variants))
-    if verdict is None or not verdict.decided:
+    return variants, samples_at_length(of, lambda _: other, variants)
+
+
+def if_likelier(turned: Verdict | None, heads: Verdict | None) -> Verdict | None:
+    """The heads of the transposed weights, if these explain the weights far better."""
+    if turned is None or not turned.decided:
         return None
-    return verdict if heads is None or verdict.best.score > 2 * heads.best.score else None
+    return turned if heads is None or turned.best.score > 2 * heads.best.score else None

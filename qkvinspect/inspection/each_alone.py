@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from qkvinspect.fast_dataclass import replace
 from qkvinspect.inspection import alternatives
-from qkvinspect.inspection.asking import GLIMPSE, NEAR, coarsest, expected, packings_of, samples_at_length, seen
+from qkvinspect.inspection.asking import (
+    GLIMPSE,
+    NEAR,
+    affordable,
+    coarsest,
+    confirmed,
+    expected,
+    if_likelier,
+    packings_of,
+    samples_at_length,
+    seen,
+    turned_round,
+)
 from qkvinspect.inspection.hypotheses import Hypotheses
 from qkvinspect.inspection.verdict import Evidence, Verdict
 from qkvinspect.layouts import Layout
@@ -59,6 +71,51 @@ def differing(layout: Layout, said: Evidence, layers: Iterable[Hypotheses]) -> S
     return found
 
 
+def glances(layout: Layout, heads: int, layers: Sequence[Hypotheses]) -> Iterator[tuple[str, Evidence]]:
+    """What each of some layers, which are cut alike, says by itself of its layout and the heads that are known.
+
+    Small samples will do where they are sure. A layer without values to compare says nothing.
+
+    Raises:
+        CheckpointError: the bytes cannot be read.
+    """
+    left: list[Hypotheses] = []
+    for some in _at_once(layers, _AT_ONCE):
+        of = _together(some)
+        said = confirmed(of, layout, of.variants(lambda _: layout, [heads]))
+        sure = {one.layers[0]: one for one in said if one is not None}
+        yield from sure.items()
+        left += [one for one in some if one.matches[0].layer not in sure]
+    for some in _at_once(left, affordable(layers[0])):
+        yield from _at_length(_together(some), layout, heads)
+
+
+def _at_length(of: Hypotheses, layout: Layout, heads: int) -> Iterator[tuple[str, Evidence]]:
+    """What as large a sample as any says of each layer by itself."""
+    from qkvinspect.inspection.evidence import both_of_each, heads_of_each
+
+    own = of.variants(lambda _: layout, [heads])
+    samples = samples_at_length(of, lambda _: layout, own)
+    if not samples:
+        return
+    packings = packings_of(of, layout, own, [heads])
+    said = dict(zip((sample.layer for sample in samples), both_of_each(packings, samples), strict=True))
+    unsure = {layer for layer, (known, _) in said.items() if known is None or not known.decided}
+    round_ = turned_round(replace(of, matches=[match for match in of.matches if match.layer in unsure]), layout)
+    turned = {one.layers[0]: one for one in heads_of_each(*round_) if one is not None}
+    for layer, (known, packed) in said.items():
+        as_declared = packed is None or packed.best.label == next(iter(packings))
+        yield layer, Evidence(known, packed, if_likelier(turned.get(layer), known), as_declared=as_declared)
+
+
+def _at_once(layers: Sequence[Hypotheses], most: int) -> Iterator[Sequence[Hypotheses]]:
+    return (layers[start : start + most] for start in range(0, len(layers), most))
+
+
+def _together(layers: Sequence[Hypotheses]) -> Hypotheses:
+    return replace(layers[0], matches=[match for one in layers for match in one.matches])
+
+
 def _not_sure(
     layout: Layout, said: Verdict, layers: Sequence[Hypotheses], share: int, most: int, chance: float
 ) -> list[Hypotheses]:
@@ -71,8 +128,8 @@ def _not_sure(
     weight = _HALF / share if share else 1.0
 
     found: list[Hypotheses] = []
-    for some in (layers[start : start + _AT_ONCE] for start in range(0, len(layers), _AT_ONCE)):
-        together = replace(some[0], matches=[match for one in some for match in one.matches])
+    for some in _at_once(layers, _AT_ONCE):
+        together = _together(some)
         own = together.variants(lambda _: layout, _near(together, said))
         cut = own.get(said.best.num_heads)
         sure: set[str] = set()

@@ -25,6 +25,13 @@ def stack_of(attention: Attention) -> Hashable:
     return name_of_stack(attention), attention.candidates, shapes, attention.heads_from, str(attention.heads)
 
 
+def form_of(attention: Attention) -> Hashable:
+    """The same for layers that are cut alike, whatever is asked of them."""
+    shapes = tuple(info.shape for info in attention.weights)
+    out = attention.out and attention.out.shape
+    return attention.layout, shapes, out, attention.geometry, attention.possible_heads
+
+
 def name_of_stack(attention: Attention) -> Hashable:
     """What the names of the layers of one stack have in common."""
     return tuple(_NUMBER.split(attention.layer)[:-1]) or attention.layer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 
 from qkvinspect.fast_dataclass import dataclass, replace
 from qkvinspect.finding_codes import FindingCode
@@ -11,7 +11,7 @@ from qkvinspect.inspection import alternatives
 from qkvinspect.inspection.asking import GLANCE, STRETCH, affordable, glimpsed, weigh
 from qkvinspect.inspection.candidates import DecidedBy, Match
 from qkvinspect.inspection.contradictions import contradicts, divided, outvoted
-from qkvinspect.inspection.each_alone import differing
+from qkvinspect.inspection.each_alone import differing, glances
 from qkvinspect.inspection.facts.fact import HeadFact, SaidBy
 from qkvinspect.inspection.hypotheses import Hypotheses
 from qkvinspect.inspection.kept_samples import keeping_samples
@@ -22,7 +22,14 @@ from qkvinspect.inspection.pairing import with_pairing
 from qkvinspect.inspection.report import Attention
 from qkvinspect.inspection.settling import settle, unsettled
 from qkvinspect.inspection.split import split, unsplit
-from qkvinspect.inspection.stacks import finer, one_after_another, stack_of, with_number_of_others, without_values
+from qkvinspect.inspection.stacks import (
+    finer,
+    form_of,
+    one_after_another,
+    stack_of,
+    with_number_of_others,
+    without_values,
+)
 from qkvinspect.inspection.tied_heads import are_tied
 from qkvinspect.inspection.untouched import untouched
 from qkvinspect.inspection.verdict import Evidence
@@ -84,18 +91,24 @@ def _asked(
         chosen = [module for module in stack if wanted(module.match)]
         if chosen and not are_tied(names, _name(stack[0])):
             answer = _WeighedTogether(stack, names, facts, key in of_others).answer(thorough)
-            told |= {id(module): answer(module) for module in chosen}
+            answers = [answer(module) for module in chosen]
             if each and len(stack) > 1:
-                told |= {id(module): _alone(told[id(module)], names, facts) for module in chosen}
+                answers = _each_alone(answers, names, facts)
+            told |= {id(module): one for module, one in zip(chosen, answers, strict=True)}
     return [told.get(id(module), module) for module in modules if wanted(module.match)]
 
 
-def _alone(module: Module, names: Names, facts: Facts) -> Module:
-    """The module with what its own weights have against what its stack says, if that has nothing against it."""
-    attention = module.attention
-    if attention is None or attention.heads is None or any(map(contradicts, module.findings)):
-        return module
-    return _WeighedTogether([module], names, facts).alone(module)
+def _each_alone(modules: Sequence[Module], names: Names, facts: Facts) -> list[Module]:
+    """The modules of a stack, with what the weights of each alone have against what is said of all, if nothing has."""
+    alike: dict[Hashable, list[Module]] = {}
+    for module in modules:
+        attention = module.attention
+        if attention is None or attention.heads is None or any(map(contradicts, module.findings)):
+            continue
+        if not untouched(module.match.candidates[0].weights):
+            alike.setdefault(form_of(attention), []).append(module)
+    against = {layer: found for some in alike.values() for layer, found in _WeighedTogether(some, names, facts).alone()}
+    return [replace(one, findings=(*one.findings, *against.get(_name(one), ()))) for one in modules]
 
 
 def _nothing_said(module: Module) -> Module:
@@ -170,19 +183,16 @@ class _WeighedTogether:
         apart = len(heads.apart) + len(against or differing(layout, said, others))
         return said if apart * _MOST_OF <= len(self.modules) else None
 
-    def alone(self, module: Module) -> Module:
-        """The one layer, whose heads are taken as known: its packing and orientation only."""
+    def alone(self) -> Iterator[tuple[str, Iterable[Finding]]]:
+        """What the weights of each layer by itself have against its packing or orientation: its heads are known."""
         layout, heads = self._attention.layout, self._attention.heads
         assert layout is not None
         assert heads is not None
-        if untouched(self.modules[0].match.candidates[0].weights):
-            return module
-        glance = weigh(self._hypotheses, layout, glance=True, counts=[heads.num_heads])
-        if glance is None or not any(map(contradicts, self._against(glance))):
-            return module
-        evidence = weigh(self._hypotheses, layout)
-        against = filter(contradicts, self._against(evidence)) if evidence is not None else ()
-        return replace(module, findings=(*module.findings, *against))
+        every = {_name(module): replace(self, modules=[module]) for module in self.modules}
+        for layer, glance in glances(layout, heads.num_heads, [one._hypotheses for one in every.values()]):
+            one = every[layer]
+            if any(map(contradicts, one._against(glance))) and (evidence := weigh(one._hypotheses, layout)) is not None:
+                yield layer, filter(contradicts, one._against(evidence))
 
     @property
     def _attention(self) -> Attention:

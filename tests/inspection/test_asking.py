@@ -262,3 +262,80 @@ def test_one_layer_of_many_is_weighed_by_its_own_rows(odd: str, store: Store, mo
     monkeypatch.setattr(each_alone, "_GLANCES", ())
     assert told(asked(path)) == told(briefly)
     assert {heads.num_heads for one in briefly.attentions if (heads := one.heads)} >= {8}
+
+
+SQUARE, FUSED = (8, 12, None), (8, 16, "one")
+"""Heads, their width, and how they are stored: Q, K and V as square matrices apart, or in one tensor."""
+
+
+def turned(parts: Parts) -> Parts:
+    return {part: np.ascontiguousarray(rows.T) for part, rows in parts.items()}
+
+
+def without_heads(seed: int, rows: int) -> Parts:
+    drawn = np.random.default_rng(seed).normal(size=(4, rows, INPUTS)).astype(np.float32)
+    return dict(zip("qkvo", drawn, strict=True))
+
+
+def each(path: Path, heads: int) -> Report:
+    with open_checkpoint(path) as checkpoint:
+        return inspect(checkpoint, Options(heads=str(heads), norms=False, evidence="each"))
+
+
+@pytest.fixture
+def weighed(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
+    """How many layers are weighed each time: from small samples, at length, and by all rules, as a stack is."""
+    found: dict[str, list[int]] = {"briefly": [], "at length": [], "by all rules": []}
+
+    def noting(how: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(of: Hypotheses, *rest: Any, **options: Any) -> Any:
+            found[how].append(len(of.matches))
+            return real(of, *rest, **options)
+
+        return noted
+
+    monkeypatch.setattr(each_alone, "confirmed", noting("briefly", each_alone.confirmed))
+    monkeypatch.setattr(each_alone, "_at_length", noting("at length", each_alone._at_length))
+    monkeypatch.setattr(weighing, "weigh", noting("by all rules", weighing.weigh))
+    return found
+
+
+def test_known_heads_of_many_layers_are_looked_at_together(store: Store, weighed: dict[str, list[int]]) -> None:
+    heads, width, groups = SQUARE
+    report = each(store([layer(seed, heads, width) for seed in range(40)], heads, groups), heads)
+    assert not report.findings
+    assert weighed["briefly"] == [32, 8]
+    assert not weighed["at length"]
+    assert min(weighed["by all rules"]) > 1
+
+
+@pytest.mark.parametrize(("form", "at_once"), [(SQUARE, [12]), (FUSED, [8, 4])])
+def test_layers_without_heads_are_weighed_once_at_length(
+    form: Any, at_once: list[int], store: Store, weighed: dict[str, list[int]]
+) -> None:
+    """As many at once as there is room for."""
+    heads, width, groups = form
+    layers = [without_heads(seed, heads * width) for seed in range(12)]
+    report = each(store(layers, heads, groups), heads)
+    assert not report.findings
+    assert weighed["briefly"] == [12]
+    assert weighed["at length"] == at_once
+    assert 1 not in weighed["by all rules"]
+
+
+@pytest.mark.parametrize("others", ["of the same heads", "without heads"])
+@pytest.mark.parametrize(
+    ("form", "wrong", "code"),
+    [(SQUARE, turned, "orientation-against-weights"), (FUSED, swapped, "packing-against-weights")],
+)
+def test_one_wrong_layer_among_many_is_told(
+    form: Any, wrong: Callable[[Parts], Parts], code: str, others: str, store: Store
+) -> None:
+    """Where the others have no heads, the stack says nothing, and only its own weights tell."""
+    heads, width, groups = form
+    layers = [layer(seed, heads, width) for seed in range(6)]
+    if others == "without heads":
+        layers = [without_heads(seed, heads * width) for seed in range(6)]
+    layers[4] = wrong(layer(4, heads, width))
+    report = each(store(layers, heads, groups), heads)
+    assert [(finding.code, finding.layer) for finding in report.findings] == [(code, "layers.4.self_attn")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
@@ -138,15 +138,43 @@ def weigh_packings(
 
 def each_by_itself(packings: Mapping[str, Variants], samples: Sequence[Sample]) -> Iterator[Verdict | None]:
     """As ``weigh_packings`` of each layer alone, one after the other; layers alike in form are compared at once."""
+    for sample, own in _one_by_one(samples, lambda batch: every_packing(packings, [batch])):
+        yield _own_packing(packings, own, sample)
+
+
+def heads_of_each(variants: Variants, samples: Sequence[Sample]) -> Iterator[Verdict | None]:
+    """As ``weigh_heads`` of each layer alone, one after the other; layers alike in form are compared at once."""
+    for sample, own in _one_by_one(samples, lambda batch: {"": every_way(variants, [batch])}):
+        yield _own_heads(own[""], sample)
+
+
+def both_of_each(
+    packings: Mapping[str, Variants], samples: Sequence[Sample]
+) -> Iterator[tuple[Verdict | None, Verdict | None]]:
+    """Both at once, the heads as the first of the packings has them: all packings have one number of these."""
+    for sample, own in _one_by_one(samples, lambda batch: every_packing(packings, [batch])):
+        yield _own_heads(own.get(next(iter(packings)), {}), sample), _own_packing(packings, own, sample)
+
+
+def _own_heads(fits: Fits, sample: Sample) -> Verdict | None:
+    return replace(_heads(fits, (sample.layer,)), stride=sample.stride) if fits else None
+
+
+def _own_packing(packings: Mapping[str, Variants], fits: Mapping[str, Fits], sample: Sample) -> Verdict | None:
+    if not fits:
+        return None
+    return _unless_over_channels(_packings(fits.items(), (sample.layer,)), packings, fits, [sample])
+
+
+def _one_by_one(
+    samples: Sequence[Sample], fitted: Callable[[Sample], Mapping[str, Fits]]
+) -> Iterator[tuple[Sample, Mapping[str, Fits]]]:
+    """Each layer, and how well each way to cut it explains it."""
+    left = iter(samples)
     for batch in at_once(samples):
-        fits = every_packing(packings, [batch])
-        for number in range(batch.layers):
-            own = {label: _only(ways, number) for label, ways in fits.items()}
-            sample, *samples = samples
-            if not own:
-                yield None
-                continue
-            yield _unless_over_channels(_packings(own.items(), (sample.layer,)), packings, own, [sample])
+        fits = fitted(batch)
+        for number, sample in zip(range(batch.layers), left, strict=False):
+            yield sample, {label: _only(ways, number) for label, ways in fits.items()}
 
 
 def _unless_over_channels(
