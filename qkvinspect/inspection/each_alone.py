@@ -38,6 +38,9 @@ _HALF = 0.5
 _AT_ONCE = 32
 """Layers of which small samples are weighed at once."""
 
+_HALF_AS_MANY = 2
+"""Of large samples: two of the largest at once take longer than one after the other."""
+
 
 def claim_of(said: Evidence) -> Verdict | None:
     """The verdict that will be reported for every layer of a stack: transposed, its packing, or its heads."""
@@ -86,7 +89,7 @@ def glances(layout: Layout, heads: int, layers: Sequence[Hypotheses]) -> Iterato
         sure = {one.layers[0]: one for one in said if one is not None}
         yield from sure.items()
         left += [one for one in some if one.matches[0].layer not in sure]
-    for some in _at_once(left, affordable(layers[0])):
+    for some in _at_once(left, affordable(layers[0], _HALF_AS_MANY)):
         yield from _at_length(_together(some), layout, heads)
 
 

@@ -309,7 +309,7 @@ def test_known_heads_of_many_layers_are_looked_at_together(store: Store, weighed
     assert min(weighed["by all rules"]) > 1
 
 
-@pytest.mark.parametrize(("form", "at_once"), [(SQUARE, [12]), (FUSED, [8, 4])])
+@pytest.mark.parametrize(("form", "at_once"), [(SQUARE, [7, 5]), (FUSED, [4, 4, 4])])
 def test_layers_without_heads_are_weighed_once_at_length(
     form: Any, at_once: list[int], store: Store, weighed: dict[str, list[int]]
 ) -> None:
