@@ -31,6 +31,7 @@ from qkvinspect.inspection.notices import about_emptiness, about_inputs, about_n
 from qkvinspect.inspection.ranks import with_ranks
 from qkvinspect.inspection.repeated import RepeatedAttention, like, of_each
 from qkvinspect.inspection.report import Attention, Report
+from qkvinspect.inspection.saved_modules import about_copies, as_used, trained_copies
 from qkvinspect.inspection.telling import Telling
 from qkvinspect.layouts import LAYOUTS, Layout, require_known
 from qkvinspect.layouts.partial import bare, partial
@@ -138,7 +139,8 @@ def _inspect(checkpoint: Checkpoint, options: Options, layouts: Sequence[Layout]
     """As ``inspect``, without norms."""
     flags = [parse_flag(text) for text in options.heads]
     every = weights_of(checkpoint)
-    stored = every.without(adapters_and_wrappers.without_values(every))
+    copies = trained_copies(every)
+    stored = as_used(every.without(adapters_and_wrappers.without_values(every)), copies)
     names = with_lists(Names(stored))
     stored = names.weights
     layouts, some = _rows(layouts, every, checkpoint)
@@ -179,6 +181,7 @@ def _inspect(checkpoint: Checkpoint, options: Options, layouts: Sequence[Layout]
     ]
     attentions, left_out = _told_of(modules, findings, checkpoint, lora)
     findings += adapters_and_wrappers.not_shown(attentions, lora)
+    findings += about_copies(attentions, copies)
     odd = (finding.layer for finding in findings if finding.code is FindingCode.UNEXPECTED_SHAPE and finding.layer)
     accounted = (
         None

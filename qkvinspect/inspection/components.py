@@ -9,7 +9,21 @@ from qkvinspect.inspection.names_by_path import Path
 from qkvinspect.inspection.words import counts_heads, tokens
 from qkvinspect.late_pattern import late_pattern
 
-WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer"})
+_NAMED = "modules_to_save"
+"""What PEFT keeps the modules in that it trains whole, each under the name of its adapter: ``modules_to_save.default``
+(peft 0.21, utils/other.py, ModulesToSaveWrapper)."""
+
+WRAPPERS = frozenset(
+    {
+        "module",
+        "_orig_mod",
+        "_fsdp_wrapped_module",
+        "_checkpoint_wrapped_module",
+        "base_layer",
+        "original_module",
+        _NAMED,
+    }
+)
 """Components that DataParallel, torch.compile, FSDP and PEFT put into names. They are stripped when names are
 matched and kept when they are shown."""
 
@@ -22,6 +36,8 @@ VARIABLES: Mapping[tuple[str, ...], str] = {
 """What Flax's nnx and Keras 3 end the names of variables with, and what these are called elsewhere."""
 
 VARIABLE_ENDS = frozenset(end[-1] for end in VARIABLES)
+
+_KINDS = frozenset({"weight", "bias"})
 
 LIST = "*"
 """What stands for the number of each head in the name of a weight that is stored as a list with a tensor a head."""
@@ -94,7 +110,14 @@ def _block(name: str) -> tuple[str, Path]:
 
 
 def _without_wrappers(path: Path) -> Path:
-    return path if WRAPPERS.isdisjoint(path) else tuple(part for part in path if part not in WRAPPERS) or path
+    if WRAPPERS.isdisjoint(path):
+        return path
+    return tuple(part for at, part in enumerate(path) if not of_wrapper(part, path[at - 1] if at else "")) or path
+
+
+def of_wrapper(part: str, before: str) -> bool:
+    """Whether a component was added by a wrapper, by the one that stands before it."""
+    return part in WRAPPERS or (before == _NAMED and part not in _KINDS)
 
 
 def canonical(path: Path) -> Path:

@@ -14,9 +14,9 @@ from qkvinspect.inspection.components import (
     SEPARATORS,
     VARIABLE_ENDS,
     VARIABLES,
-    WRAPPERS,
     canonical,
     is_written,
+    of_wrapper,
     paths_of,
     split_path,
 )
@@ -242,7 +242,7 @@ class Names:
         while components:
             last = parts.pop()
             length -= len(last) + 1
-            components -= not (wrapped and last in WRAPPERS)
+            components -= not (wrapped and of_wrapper(last, parts[-1] if parts else ""))
         return name[: max(length, 0)]
 
 

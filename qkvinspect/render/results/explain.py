@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from qkvinspect.explain.explanation import Explanation
 from qkvinspect.finding_codes import FindingCode
-from qkvinspect.findings import AGAINST_WEIGHTS
+from qkvinspect.findings import AGAINST_WEIGHTS, NOT_ALL
 from qkvinspect.inspection.json_values import number
 from qkvinspect.inspection.report import Attention, Report
 from qkvinspect.render import alike_names, evidence, facts, text
@@ -124,7 +124,7 @@ def _warnings(report: Report) -> Iterator[str]:
     shown = {attention.layer for attention in report.attentions}
     for finding, message in text.findings(report.findings):
         lost = finding.code is FindingCode.NO_VALUES and finding.layer not in shown
-        if lost or finding.code in AGAINST_WEIGHTS:
+        if lost or finding.code in AGAINST_WEIGHTS | NOT_ALL:
             yield message
 
 
