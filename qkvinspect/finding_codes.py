@@ -91,8 +91,8 @@ class FindingCode(FindingKind):
     VALUE_UNREADABLE = "value-unreadable", "info", "A small value of a distributed checkpoint could not be used."
 
     # Of attention modules, by inspection.
-    ADAPTER_ADDED = "adapter-added", "info", "The values are a base model's with an adapter added (--base)."
-    ADAPTER_LEFT_OUT = "adapter-left-out", "warning", "What an adapter has for modules that its base has not."
+    ADAPTER_ADDED = "adapter-added", "info", "The values are a base model's with an adapter added."
+    ADAPTER_LEFT_OUT = "adapter-left-out", "warning", "What an adapter has for weights is not in their values."
     ADAPTER_ONLY = "adapter-only", "warning", "A LoRA adapter without its base model.", "info"
     ADAPTER_SCALE = "adapter-scale", "warning", "The scale of an adapter's product is not known."
     AMBIGUOUS_LAYOUT = (

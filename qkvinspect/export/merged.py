@@ -20,6 +20,7 @@ def require_merged(report: Report) -> None:
     """
     adapter, weights = report.checkpoint.adapter, report.weights
     if adapter is None:
+        _require_all_or_none(report)
         return
     lost = [(name, weights[name].why) for name in weights.adapted if weights[name].why]
     if lost:
@@ -34,6 +35,23 @@ def require_merged(report: Report) -> None:
             f"the base has no one place for {left[0]}{_and_more(len(left))} of the adapter",
             file=adapter.path,
             hint="--base names the model that it was trained on; or merge it with the library that it was trained with",
+        )
+
+
+def _require_all_or_none(report: Report) -> None:
+    """Refuse an adapter in the file itself that is added to some weights and not to others.
+
+    Raises:
+        LayoutError: it is.
+    """
+    weights = report.weights
+    if weights.adapted and (weights.alone or weights.left):
+        place = next(iter(weights.alone), "") or f"{weights.left[0]}, which is not in the file"
+        why = f": {weights.alone[place]}" if place in weights.alone else ""
+        raise LayoutError(
+            f"the adapter in the file cannot be added to {place}{why}",
+            file=report.checkpoint.path,
+            hint="merge it with the library that it was trained with; without --all only the attention is written",
         )
 
 

@@ -12,7 +12,7 @@ from qkvinspect.export.parts import writable
 from qkvinspect.export.pieces import OutputTensor, RowRun, unchanged
 from qkvinspect.findings import QUANTISED
 from qkvinspect.inspection.report import Attention, Report
-from qkvinspect.weights.adapters import is_sum
+from qkvinspect.weights.adapters import WRAPPED, is_sum
 from qkvinspect.weights.weight import Weight, plain
 
 
@@ -125,8 +125,11 @@ def require_whole(report: Report, attention: Attention) -> None:
         LayoutError: it is quantised in a way that is not known, or adapted.
     """
     reason = ""
-    if any(".lora_" in weight.name or ".base_layer." in weight.name for weight in attention.weights):
-        reason = "it has a LoRA adapter; merge it into the model and save it"
+    names = [weight.name for weight in attention.weights]
+    if any(WRAPPED in name or ".lora_" in name or name in report.weights.alone for name in names):
+        reason = "it has an adapter; merge it into the model and save it"
+    elif any("modules_to_save" in name or ".original_module." in name for name in names):
+        reason = "PEFT keeps two copies of it (modules_to_save); merge the adapter into the model and save it"
     elif any(f.layer == attention.layer and f.code in QUANTISED for f in report.findings):
         reason = "it is quantised; dequantise the model and save it"
     if reason:

@@ -152,7 +152,6 @@ def _inspect(checkpoint: Checkpoint, options: Options, layouts: Sequence[Layout]
     matches, left = computed.completed(matches, left)
     if checkpoint.sorted_names:
         by_numbers(matches)
-    lora = adapters_and_wrappers.lora(checkpoint)
 
     sources = Sources(names, flags, checkpoint.configs, checkpoint.modules)
     facts = each_of_its_own(sources.facts, matches, checkpoint.configs)
@@ -179,8 +178,8 @@ def _inspect(checkpoint: Checkpoint, options: Options, layouts: Sequence[Layout]
         *unused(flags, (found.layer for found in matches)),
         *adapters_and_wrappers.findings(checkpoint, stored, repeats.firsts),
     ]
-    attentions, left_out = _told_of(modules, findings, checkpoint, lora)
-    findings += adapters_and_wrappers.not_shown(attentions, lora)
+    attentions, left_out = _told_of(modules, findings, checkpoint)
+    findings += adapters_and_wrappers.about_sums(checkpoint, attentions, stored)
     findings += about_copies(attentions, copies)
     odd = (finding.layer for finding in findings if finding.code is FindingCode.UNEXPECTED_SHAPE and finding.layer)
     accounted = (
@@ -200,7 +199,6 @@ def _told_of(
     modules: Iterable[Module | RepeatedAttention],
     findings: list[Finding],
     checkpoint: Checkpoint,
-    lora: adapters_and_wrappers.Lora,
 ) -> tuple[list[Attention], list[tuple[Candidate, str]]]:
     """The modules that are shown, and those that are left out with the reason; adds what is said of each."""
     attentions: list[Attention] = []
@@ -222,8 +220,6 @@ def _told_of(
         if lost:
             findings += about_values(attention.layer, attention.weights)
         attentions.append(with_ranks(attention, checkpoint.shares) if checkpoint.shares else attention)
-        if lora:
-            attentions += adapters_and_wrappers.adapters(attention, lora)
     return attentions, left_out
 
 

@@ -6,21 +6,19 @@ Such tensors are reported and explained, and never measured as if they were the 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 
 from qkvinspect.checkpoint import Checkpoint
-from qkvinspect.errors import LayoutError
-from qkvinspect.fast_dataclass import dataclass, replace
+from qkvinspect.fast_dataclass import dataclass
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
-from qkvinspect.inspection.report import Attention, Part
+from qkvinspect.inspection.report import Attention
 from qkvinspect.late_pattern import late_pattern
 from qkvinspect.layouts import LAYOUTS
 from qkvinspect.parsed import is_mapping
 from qkvinspect.tensor_table import unlike_names
-from qkvinspect.weights.adapters import is_adapter, is_update, may_hold_factors, not_summed
+from qkvinspect.weights.adapters import is_update
 from qkvinspect.weights.encodings import Weights
-from qkvinspect.weights.weight import Weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,99 +166,16 @@ def _about_adapters(weights: Weights) -> Iterator[Finding]:
         yield Finding(FindingCode.ADAPTER_LEFT_OUT, text)
 
 
-Lora = Mapping[str, Mapping[str, Weight]]
-"""For each adapted module whose base is in the same file, the update of each adapter (``lora_B.default``)."""
-
-
-def lora(checkpoint: Checkpoint) -> Lora:
-    """What the adapters of a checkpoint add to weights that it holds too.
-
-    Raises:
-        CheckpointError: the bytes of a scale cannot be read.
-    """
-    if checkpoint.adapter is not None or not may_hold_factors(checkpoint.tensors) or is_adapter(checkpoint):
-        return {}
-    from qkvinspect.weights.adapters.scales import configs_of
-    from qkvinspect.weights.adapters.sums import update
-
-    factors = not_summed(checkpoint)
-    configs = configs_of(checkpoint) if factors else {}
-    found: dict[str, dict[str, Weight]] = {}
-    for one in factors:
-        if one.up is None:
-            continue
-        label = one.up.name.removeprefix(f"{one.module}.").removesuffix(".weight")
-        label = _OF_PROCESSORS if label == one.up.name.removesuffix(".weight") else label
-        try:
-            encoding = update(one, configs.get(""))
-            added = Weight(one.up.name, encoding.shape, one.up.dtype, None, encoding)
-        except LayoutError as error:
-            added = Weight(one.up.name, (), one.up.dtype, None, why=str(error))
-        found.setdefault(one.module, {})[label] = added
-    return found
-
-
-_OF_PROCESSORS = "processor"
-"""What diffusers called its adapters of attention where their names are not below what they add to."""
-
-
-def not_shown(attentions: Iterable[Attention], by_module: Lora) -> Iterator[Finding]:
-    """Report what adapters in the file add to projections that it has other rows than."""
-    if not by_module:
+def about_sums(checkpoint: Checkpoint, attentions: Iterable[Attention], weights: Weights) -> Iterator[Finding]:
+    """Report what adapters in the file add to weights in it, and what they would add and do not."""
+    if weights.adapted and checkpoint.adapter is None:
+        text = "all values are those of the file with the adapter in it added"
+        yield Finding(FindingCode.ADAPTER_ADDED, f"{text}: {len(weights.adapted)} modules")
+    if not weights.alone:
         return
-    shown = {weight.name for attention in attentions for weight in attention.weights}
     for attention in attentions:
-        for base in dict.fromkeys(_base(part.weight.name, by_module) for part in attention.parts):
-            for added in by_module.get(base, {}).values():
-                if added.name not in shown and base + ".weight" in {part.weight.name for part in attention.parts}:
-                    how = added.why or f"{list(added.shape)} does not lie, or divide, as its weight does"
-                    text = f"what {added.name} adds to {base} is not shown: {how}"
-                    yield Finding(FindingCode.ADAPTER_LEFT_OUT, text, attention.layer)
-
-
-def adapters(attention: Attention, by_module: Lora) -> Iterator[Attention]:
-    """What adapters add to a module's weights, split as the weights are; a layer each.
-
-    lora_B has the rows of the weight that it adds to, in the same packing (PEFT, tuners/lora/layer.py).
-    """
-    if not by_module:
-        return
-    wrapped = dict.fromkeys(_base(part.weight.name, by_module) for part in attention.parts)
-    bases = {base: by_module.get(base, {}) for base in wrapped}
-    names = dict.fromkeys(adapter for matrices in bases.values() for adapter in matrices)
-    for adapter in names:
-        by_base = {base: matrices[adapter] for base, matrices in bases.items() if adapter in matrices}
-        parts = tuple(
-            replace(part, weight=added, bias=None, bias_heads=())
-            for part in attention.parts
-            if (added := by_base.get(_base(part.weight.name, by_module)))
-            and all(_fits(added, other) for other in attention.parts if other.weight is part.weight)
-        )
-        if parts:
-            weights = tuple({part.weight.name: part.weight for part in parts}.values())
-            roles = {part.name: part.weight.name for part in parts}
-            yield replace(
-                attention,
-                layer=f"{attention.layer}.{adapter}",
-                parts=parts,
-                weights=weights,
-                tensors={"weight": weights[0].name} if len(weights) == 1 else roles,
-                dtype=weights[0].dtype.name,
-                others=(),
-                output=None,
-                out_bias=None,
-                biases=(),
-                out=None,
-                extras=(),
-            )
-
-
-def _fits(added: Weight, part: Part) -> bool:
-    """Whether it has the rows and columns of the weight that it is added to."""
-    return not added.why and added.as_shape(part.orientation)[0] >= max(run.stop for run in part.heads)
-
-
-def _base(weight: str, by_module: Lora) -> str:
-    """The module that an adapter wraps, by the name of its weight: PEFT's ``base_layer``, or ``linear`` of others."""
-    module = weight.rpartition(".")[0]
-    return module if module in by_module else module.removesuffix(".base_layer").removesuffix(".linear")
+        for name in sorted(attention.tensor_names & weights.alone.keys()):
+            one = weights.alone[name]
+            code = FindingCode.ADAPTER_SCALE if one.unscaled else FindingCode.ADAPTER_LEFT_OUT
+            text = f"{name.removeprefix(f'{attention.layer}.')} is read without the adapter beside it, {one}"
+            yield Finding(code, text, attention.layer)

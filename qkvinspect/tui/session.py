@@ -106,9 +106,8 @@ class Session:
         return lambda: self.figures.update(zip(layers, found, strict=True))
 
     def _evidence(self, layers: Sequence[int], _: Progress) -> Keep:
-        """An adapter is found by the name of the module that it belongs to: its own without the last component."""
         names = {self.attentions[number].layer: number for number in layers}
-        wanted = {glob.escape(one) for name in names for one in (name, name.rpartition(".")[0])}
+        wanted = map(glob.escape, names)
         options = replace(self._options, layers=tuple(wanted), norms=False, evidence="thorough")
         found = inspect(self.report.checkpoint, options)
 

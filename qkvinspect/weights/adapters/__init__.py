@@ -1,7 +1,8 @@
 """Adapters of low rank: what they add to the weights of a model, alone, or added to a base.
 
 An adapter alone is read as weights of their own, ``B @ A * scale`` under the name of the weight that they change.
-With its base the sum stands under the base's name, and nobody else needs to know that there is an adapter.
+With its base, which may be in the same file, the sum stands under the base's name, and nobody else needs to know that
+there is an adapter.
 
 Most files hold none, so nothing but these questions is imported before a name says that one may be there.
 """
@@ -14,7 +15,11 @@ from typing import TYPE_CHECKING
 from qkvinspect.checkpoint import Checkpoint, TensorInfo
 from qkvinspect.computed_rows import ComputedSum
 from qkvinspect.tensor_table import unlike_names
+from qkvinspect.weights.named_formats import FACTORS
 from qkvinspect.weights.weight import Weight
+
+WRAPPED = ".base_layer."
+"""What PEFT puts into the name of a weight that an adapter changes."""
 
 if TYPE_CHECKING:
     from qkvinspect.weights.adapters.factors import Factors
@@ -24,6 +29,11 @@ if TYPE_CHECKING:
 def may_hold_factors(tensors: Mapping[str, TensorInfo]) -> bool:
     """Whether any name could be that of a factor: all tools put ``lora`` into them."""
     return any("lora" in name for name in unlike_names(tensors))
+
+
+def may_be_beside(name: str) -> bool:
+    """Whether it could be that of a weight which an adapter in the same file changes, or of an adapter but LoRA."""
+    return WRAPPED in name or name.endswith(".default") or name.rpartition(".")[2] in FACTORS
 
 
 def is_adapter(checkpoint: Checkpoint) -> bool:

@@ -67,6 +67,12 @@ class Factors:
     of_embedding: bool = False
     first_rows: bool = False
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all tensors that belong to it."""
+        held = (self.down, self.up, self.alpha, self.magnitude)
+        return (*(info.name for info in held if info is not None), *self.strange)
+
 
 def factors_of(tensors: Mapping[str, TensorInfo]) -> list[Factors]:
     """Every adapted module, in the order of the file; nothing is read."""

@@ -108,12 +108,15 @@ def _parsed(text: str) -> dict[str, object]:
     return parsed if is_mapping(parsed) else {}
 
 
-def scale_of(factors: Factors, module: str, config: AdapterConfig | None, rank: int) -> float | None:
+def scale_of(
+    factors: Factors, module: str, config: AdapterConfig | None, rank: int, *, in_model: bool = False
+) -> float | None:
     """The scale of a module's product; None where nothing tells it.
 
     Args:
         module: its name, with dots.
         rank: of the product.
+        in_model: whether the factors are in the state_dict of a model, where PEFT's alpha is never said.
 
     Raises:
         CheckpointError: the bytes cannot be read.
@@ -127,7 +130,7 @@ def scale_of(factors: Factors, module: str, config: AdapterConfig | None, rank: 
         return _number(parameters.get("scale"), "scale", config.origin)
     if config is not None and "lora_alpha" in config.values:
         return _said(config, module, rank)
-    by_peft = factors.tool == "peft" and (factors.adapter or module.startswith("base_model."))
+    by_peft = factors.tool == "peft" and (in_model or factors.adapter or module.startswith("base_model."))
     return None if by_peft or factors.tool in ("loralib", "mlx") else 1.0
 
 

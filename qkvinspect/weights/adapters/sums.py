@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 
 from qkvinspect.checkpoint import Checkpoint, TensorInfo
 from qkvinspect.errors import LayoutError
@@ -47,7 +47,7 @@ class Sums:
 def with_base_beside(factors: Sequence[Factors], names: Mapping[str, object]) -> bool:
     """Whether a file holds the weights too that its adapters add to."""
     own = (one for one in factors if not one.of_embedding)  # PEFT saves these beside the adapter
-    return any(f"{one.module}{ending}" in names for one in own for ending in _ENDINGS)
+    return any(base_of(one.module, names) for one in own)
 
 
 def updates(checkpoint: Checkpoint, factors: Sequence[Factors]) -> Iterator[Weight]:
@@ -65,7 +65,7 @@ def updates(checkpoint: Checkpoint, factors: Sequence[Factors]) -> Iterator[Weig
             yield Weight(name, (), dtype, None, why=why)
             continue
         try:
-            found = update(one, _config(configs, one.module))
+            found = update(one, config_of(configs, one.module))
             _require_all_parts(found)
         except LayoutError as error:
             yield Weight(name, (), dtype, None, why=str(error))
@@ -73,8 +73,16 @@ def updates(checkpoint: Checkpoint, factors: Sequence[Factors]) -> Iterator[Weig
         yield Weight(name, _shape(found), dtype, None, found)
 
 
-def update(one: Factors, config: AdapterConfig | None) -> LowRank:
+def base_of(module: str, names: Container[str]) -> str | None:
+    """The name of the weight of a module in the file that its factors are in; None where there is none."""
+    return next((name for ending in _ENDINGS if (name := f"{module}{ending}") in names), None)
+
+
+def update(one: Factors, config: AdapterConfig | None, *, in_model: bool = False) -> LowRank:
     """The product of a module's factors.
+
+    Args:
+        in_model: whether they are in the state_dict of a model, which has no convention for a scale that is not said.
 
     Raises:
         CheckpointError: its scale cannot be read.
@@ -97,7 +105,7 @@ def update(one: Factors, config: AdapterConfig | None) -> LowRank:
                 "has another shape", tensor=info.name, expected="two axes or more", found=list(info.shape)
             )
     groups = _groups(one, down, up)
-    scale = scale_of(one, dotted(one.module), config, down.shape[0] // groups)
+    scale = scale_of(one, dotted(one.module), config, down.shape[0] // groups, in_model=in_model)
     if scale is not None and one.module.endswith(_INNER):
         scale *= _TWICE
     turned = config is not None and config.turned
@@ -145,12 +153,12 @@ def sums(weights: Mapping[str, Weight], adapter: Checkpoint) -> Sums:
             left.append(dotted(one.module))
         else:
             placed.append((one, weights[modules[place]]))
-    turned = _turned_parents(placed)
+    turned = turned_parents(placed)
     for one, base in placed:
         if base.name in found:
             found[base.name] = _lost(base, "the adapter has more than one pair of factors for it")
             continue
-        found[base.name] = _sum(one, base, _config(configs, one.module), turned.get(_parent(one.module)))
+        found[base.name] = _sum(one, base, config_of(configs, one.module), turned.get(_parent(one.module)))
     here = {_model(dotted(one.module)) for one, _ in placed}
     elsewhere = tuple(name for name in left if _model(name) not in {"", *here})
     return Sums(found, tuple(name for name in left if name not in elsewhere), elsewhere)
@@ -173,12 +181,12 @@ def _sum(one: Factors, base: Weight, config: AdapterConfig | None, turned: bool 
             raise LayoutError(
                 "the adapter's lora_alpha is unknown", hint="--config adapter_config.json, or a file with lora_alpha"
             )
-        return replace(base, info=None, encoding=_added(found, base, one, turned))
+        return replace(base, info=None, encoding=added(found, base, one, turned))
     except LayoutError as error:
         return _lost(base, str(error))
 
 
-def _added(found: LowRank, base: Weight, one: Factors, turned: bool | None) -> LowRank:
+def added(found: LowRank, base: Weight, one: Factors, turned: bool | None) -> LowRank:
     """The update in the orientation of its base.
 
     Raises:
@@ -203,7 +211,7 @@ def _added(found: LowRank, base: Weight, one: Factors, turned: bool | None) -> L
     return replace(found, base=base, turned=across)
 
 
-def _turned_parents(placed: Sequence[tuple[Factors, Weight]]) -> dict[str, bool]:
+def turned_parents(placed: Sequence[tuple[Factors, Weight]]) -> dict[str, bool]:
     """Whether the weights below each module are stored [in, out], where the shapes of one tell it."""
     found: dict[str, bool] = {}
     for one, base in placed:
@@ -260,7 +268,7 @@ def _shape(found: LowRank) -> tuple[int, ...]:
     return found.shape
 
 
-def _config(configs: Mapping[str, AdapterConfig], module: str) -> AdapterConfig | None:
+def config_of(configs: Mapping[str, AdapterConfig], module: str) -> AdapterConfig | None:
     first = dotted(module).partition(".")[0]
     return configs.get(first) or configs.get("")
 
@@ -280,8 +288,7 @@ def replaced(base: Mapping[str, TensorInfo], adapter: Checkpoint) -> tuple[dict[
         LayoutError: one has another shape than the base's.
     """
     factors = factors_of(adapter.tensors)
-    held = [info for one in factors for info in (one.down, one.up, one.alpha, one.magnitude) if info is not None]
-    used = {*(info.name for info in held), *(name for one in factors for name in one.strange)}
+    used = {name for one in factors for name in one.names}
     names = ModuleNames(base)
     found: dict[str, TensorInfo] = {}
     left: list[str] = []

@@ -6,17 +6,20 @@ A new one is one module here, what imports it, and its line in ENCODINGS.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from qkvinspect.checkpoint import Checkpoint, TensorInfo
 from qkvinspect.computed_rows import ComputedSum
 from qkvinspect.errors import LayoutError
-from qkvinspect.fast_dataclass import dataclass, replace
+from qkvinspect.fast_dataclass import dataclass, field, replace
 from qkvinspect.tensor_table import TensorTable, each_kind, shape_in, unlike_names
-from qkvinspect.weights.adapters import may_hold_factors, not_summed
+from qkvinspect.weights.adapters import may_be_beside, may_hold_factors, not_summed
 from qkvinspect.weights.named_formats import BESIDE, FACTORS
 from qkvinspect.weights.table_weight import from_table
 from qkvinspect.weights.weight import Weight, one_by_one, plain
+
+if TYPE_CHECKING:
+    from qkvinspect.weights.adapters.unmerged import NotAdded
 
 
 class EncodingModule(Protocol):
@@ -161,6 +164,7 @@ class Weights:
         left: what an adapter has for modules that its base has not.
         elsewhere: what it has for another model than the base, as a text encoder is.
         adapted: names of the weights that it adds to, or would if that were known how.
+        alone: what an adapter in the same file has for weights, by their names, that are read without it.
     """
 
     encoded: Mapping[str, Weight]
@@ -169,6 +173,7 @@ class Weights:
     left: tuple[str, ...] = ()
     elsewhere: tuple[str, ...] = ()
     adapted: tuple[str, ...] = ()
+    alone: Mapping[str, NotAdded] = field(default_factory=dict[str, "NotAdded"])
 
     def __iter__(self) -> Iterator[str]:
         """The names, in the order of the file."""
@@ -211,14 +216,18 @@ def weights_of(checkpoint: Checkpoint) -> Weights:
     stored = _with_computed(_stored(checkpoint), checkpoint)
     if checkpoint.adapter is not None:
         return _with_adapter(stored, checkpoint.adapter)
-    if not may_hold_factors(checkpoint.tensors):
+    names = unlike_names(checkpoint.tensors)
+    if not may_hold_factors(checkpoint.tensors) and not any(map(may_be_beside, names)):
         return stored
     from qkvinspect.weights.adapters.sums import updates, with_base_beside
+    from qkvinspect.weights.adapters.unmerged import unmerged
 
     factors = not_summed(checkpoint)
-    if not factors or with_base_beside(factors, {**stored.tensors, **stored.encoded}):
-        return stored
-    return _with(stored, {weight.name: weight for weight in updates(checkpoint, factors)}, checkpoint.tensors)
+    if factors and not with_base_beside(factors, {**stored.tensors, **stored.encoded}):
+        return _with(stored, {weight.name: weight for weight in updates(checkpoint, factors)}, checkpoint.tensors)
+    found = unmerged(stored, checkpoint, factors)
+    summed = _with(stored, found.sums, checkpoint.tensors) if found.sums else stored
+    return replace(summed, left=found.left, adapted=tuple(found.sums), alone=found.alone)
 
 
 def _with_computed(stored: Weights, checkpoint: Checkpoint) -> Weights:

@@ -28,7 +28,10 @@ def find(marker: str, checkpoint: Checkpoint) -> Weight | None:
     prefix, dot, leaf = marker.rpartition(".")
     if leaf in FACTORS:
         from qkvinspect.weights.adapters.module_names import dotted
+        from qkvinspect.weights.adapters.sums import base_of
 
+        if base_of(prefix, tensors):  # then it is said of that what is not added to it
+            return None
         return replace(_named(f"{dotted(prefix)}.weight", tensors[marker], FACTORS[leaf], _MERGED), shape=(), info=None)
     if leaf == "qweight":  # which GPTQ and AWQ have too
         known = next((one for one in ("wscales", "lookup_table") if f"{prefix}{dot}{one}" in tensors), None)
