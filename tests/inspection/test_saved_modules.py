@@ -62,6 +62,15 @@ def test_export_writes_the_trained_copy(tmp_path: Path, run) -> None:
 
 
 @pytest.mark.parametrize("module", ["k_proj", "self_attn"])
+def test_the_whole_file_is_not_rewritten(module: str, tmp_path: Path, run) -> None:
+    """It would hold the other copy under names that PEFT no longer finds."""
+    torch.save(trained(projections(), module, "default"), tmp_path / "m.pt")
+    found = run("export", "--all", tmp_path / "m.pt", "-o", tmp_path / "o.safetensors", "--heads", "4")
+    assert (found.code, (tmp_path / "o.safetensors").exists()) == (2, False)
+    assert "PEFT keeps two copies of it (modules_to_save); merge the adapter" in found.err
+
+
+@pytest.mark.parametrize("module", ["k_proj", "self_attn"])
 def test_of_several_adapters_none_is_chosen(module: str, tmp_path: Path) -> None:
     state = trained(projections(), module, "default", "other")
     torch.save(state, tmp_path / "m.pt")

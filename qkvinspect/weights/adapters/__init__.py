@@ -21,6 +21,8 @@ from qkvinspect.weights.weight import Weight
 WRAPPED = ".base_layer."
 """What PEFT puts into the name of a weight that an adapter changes."""
 
+_ENDS = (".default", *(f".{leaf}" for leaf in FACTORS))
+
 if TYPE_CHECKING:
     from qkvinspect.weights.adapters.factors import Factors
     from qkvinspect.weights.adapters.low_rank import LowRank
@@ -31,9 +33,9 @@ def may_hold_factors(tensors: Mapping[str, TensorInfo]) -> bool:
     return any("lora" in name for name in unlike_names(tensors))
 
 
-def may_be_beside(name: str) -> bool:
-    """Whether it could be that of a weight which an adapter in the same file changes, or of an adapter but LoRA."""
-    return WRAPPED in name or name.endswith(".default") or name.rpartition(".")[2] in FACTORS
+def may_be_unmerged(tensors: Mapping[str, TensorInfo]) -> bool:
+    """Whether any name could be that of a weight which an adapter beside it changes, or of an adapter but LoRA."""
+    return any(WRAPPED in name or name.endswith(_ENDS) for name in unlike_names(tensors))
 
 
 def is_adapter(checkpoint: Checkpoint) -> bool:

@@ -13,7 +13,7 @@ from qkvinspect.computed_rows import ComputedSum
 from qkvinspect.errors import LayoutError
 from qkvinspect.fast_dataclass import dataclass, field, replace
 from qkvinspect.tensor_table import TensorTable, each_kind, shape_in, unlike_names
-from qkvinspect.weights.adapters import may_be_beside, may_hold_factors, not_summed
+from qkvinspect.weights.adapters import may_be_unmerged, may_hold_factors, not_summed
 from qkvinspect.weights.named_formats import BESIDE, FACTORS
 from qkvinspect.weights.table_weight import from_table
 from qkvinspect.weights.weight import Weight, one_by_one, plain
@@ -216,8 +216,7 @@ def weights_of(checkpoint: Checkpoint) -> Weights:
     stored = _with_computed(_stored(checkpoint), checkpoint)
     if checkpoint.adapter is not None:
         return _with_adapter(stored, checkpoint.adapter)
-    names = unlike_names(checkpoint.tensors)
-    if not may_hold_factors(checkpoint.tensors) and not any(map(may_be_beside, names)):
+    if not may_hold_factors(checkpoint.tensors) and not may_be_unmerged(checkpoint.tensors):
         return stored
     from qkvinspect.weights.adapters.sums import updates, with_base_beside
     from qkvinspect.weights.adapters.unmerged import unmerged
