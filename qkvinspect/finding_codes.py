@@ -170,6 +170,7 @@ class FindingCode(FindingKind):
         "warning",
         "A second copy of an attention's weights that the model does not load.",
     )
+    TRAINED_COPY = "trained-copy", "info", "PEFT's trained copy of a module is read, and not the original beside it."
     TENSOR_PARALLEL = "tensor-parallel", "warning", "The file is one rank's share of a model.", "info"
     RANKS_JOINED = "ranks-joined", "info", "The files of several ranks were read as the one checkpoint that they are."
     KV_HEADS_COPIED = "kv-heads-copied", "info", "Several ranks hold the same kv head; one copy was kept."

@@ -84,6 +84,11 @@ QUANTISED = frozenset(
 """The weights are stored as codes whose rows are not those of the matrix."""
 
 NOT_ALL = frozenset(
-    {FindingCode.ADAPTER_LEFT_OUT, FindingCode.ADAPTER_SCALE, FindingCode.STALE_DUPLICATE},
+    {
+        FindingCode.ADAPTER_LEFT_OUT,
+        FindingCode.ADAPTER_SCALE,
+        FindingCode.STALE_DUPLICATE,
+        FindingCode.TRAINED_COPY,
+    }
 )
 """That the numbers which are shown are not all that the file has for a weight."""

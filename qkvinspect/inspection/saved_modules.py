@@ -69,7 +69,7 @@ def _about(name: str, used: Mapping[str, str], copies: Copies) -> Finding | None
     adapters = [match[2] for one in copies[original] if (match := _NAME.match(one))]
     if name in used:
         text = f"{module} is read from {module}{_TRAINED}{adapters[0]}, which PEFT trained and the model uses"
-        return Finding(FindingCode.STALE_DUPLICATE, f"{text}: {module}{_ORIGINAL[:-1]} from before is left out")
+        return Finding(FindingCode.TRAINED_COPY, f"{text}: {module}{_ORIGINAL[:-1]} from before is left out")
     text = f"{module} is read from {module}{_ORIGINAL[:-1]}, from before the training: {len(adapters)} adapters "
     text += f"trained one of their own in modules_to_save ({', '.join(adapters[:4])}), and nothing says which is used"
     return Finding(FindingCode.ADAPTER_LEFT_OUT, text)
