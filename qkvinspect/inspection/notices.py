@@ -26,7 +26,8 @@ def about_heads(layer: str, solution: geometry.Solution) -> Iterator[Finding]:
     for fact, reason in solution.rejected:
         if fact.said_by is SaidBy.FLAG:
             raise UsageError(f"--heads does not fit layer {layer!r}: {reason}", hint="see the shapes in `show`")
-        if fact.num_heads is not None and not (fact.refuted and solution.known):
+        same = solution.geometry is not None and solution.geometry.num_heads == fact.num_heads
+        if fact.num_heads is not None and not (solution.known and (fact.refuted or same)):
             text = f"{fact.origin} says {fact.num_heads} heads, but {reason}"
             yield Finding(FindingCode.HEADS_DO_NOT_FIT, text, layer)
     if solution.fact is not None:

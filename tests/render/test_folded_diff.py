@@ -28,7 +28,7 @@ def test_rows_that_say_the_same_are_one(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)  # a path that is longer than a line takes two
     a, b = model(24), model(48)
     for layer in (9, 10, 11, 12):
-        b[f"enc.{layer}.attention.self.key.weight"] *= 1 + layer
+        b[f"enc.{layer}.attention.self.key.weight"] += 1 + layer
     save_file(a, tmp_path / "a.safetensors")
     save_file(b, tmp_path / "b.safetensors")
     with open_checkpoint("a.safetensors") as one, open_checkpoint("b.safetensors") as other:
