@@ -12,6 +12,7 @@ from qkvinspect.export.parts import writable
 from qkvinspect.export.pieces import OutputTensor, RowRun, unchanged
 from qkvinspect.findings import QUANTISED
 from qkvinspect.inspection.report import Attention, Report
+from qkvinspect.inspection.saved_modules import is_copied
 from qkvinspect.weights.adapters import WRAPPED, is_sum
 from qkvinspect.weights.weight import Weight, plain
 
@@ -128,7 +129,7 @@ def require_whole(report: Report, attention: Attention) -> None:
     names = [weight.name for weight in attention.weights]
     if any(WRAPPED in name or ".lora_" in name or name in report.weights.alone for name in names):
         reason = "it has an adapter; merge it into the model and save it"
-    elif any("modules_to_save" in name or ".original_module." in name for name in names):
+    elif any(map(is_copied, names)):
         reason = "PEFT keeps two copies of it (modules_to_save); merge the adapter into the model and save it"
     elif any(f.layer == attention.layer and f.code in QUANTISED for f in report.findings):
         reason = "it is quantised; dequantise the model and save it"

@@ -9,9 +9,10 @@ from qkvinspect.inspection.names_by_path import Path
 from qkvinspect.inspection.words import counts_heads, tokens
 from qkvinspect.late_pattern import late_pattern
 
-_NAMED = "modules_to_save"
-"""What PEFT keeps the modules in that it trains whole, each under the name of its adapter: ``modules_to_save.default``
-(peft 0.21, utils/other.py, ModulesToSaveWrapper)."""
+TRAINED, ORIGINAL = "modules_to_save", "original_module"
+"""What PEFT keeps the copies of a module in that it trains whole, each under the name of its adapter
+(``modules_to_save.default``), and what it calls the module as it was (peft 0.21, utils/other.py, ModulesToSaveWrapper).
+"""
 
 WRAPPERS = frozenset(
     {
@@ -20,8 +21,8 @@ WRAPPERS = frozenset(
         "_fsdp_wrapped_module",
         "_checkpoint_wrapped_module",
         "base_layer",
-        "original_module",
-        _NAMED,
+        ORIGINAL,
+        TRAINED,
     }
 )
 """Components that DataParallel, torch.compile, FSDP and PEFT put into names. They are stripped when names are
@@ -117,7 +118,7 @@ def _without_wrappers(path: Path) -> Path:
 
 def of_wrapper(part: str, before: str) -> bool:
     """Whether a component was added by a wrapper, by the one that stands before it."""
-    return part in WRAPPERS or (before == _NAMED and part not in _KINDS)
+    return part in WRAPPERS or (before == TRAINED and part not in _KINDS)
 
 
 def canonical(path: Path) -> Path:

@@ -11,14 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from qkvinspect.fast_dataclass import replace
 from qkvinspect.finding_codes import FindingCode
 from qkvinspect.findings import Finding
+from qkvinspect.inspection.components import ORIGINAL, TRAINED
 from qkvinspect.inspection.report import Attention
 from qkvinspect.late_pattern import late_pattern
 from qkvinspect.tensor_table import unlike_names
 from qkvinspect.weights.encodings import Weights
 
-_TRAINED = ".modules_to_save."
-_ORIGINAL = ".original_module."
-_NAME = late_pattern(r"^(.+)\.modules_to_save\.([^.]+)\.(.+)$")
+_TRAINED, _ORIGINAL = f".{TRAINED}.", f".{ORIGINAL}."
+_NAME = late_pattern(rf"^(.+)\.{TRAINED}\.([^.]+)\.(.+)$")
 
 Copies = Mapping[str, tuple[str, ...]]
 """The copies of each weight that one or more adapters trained, by the name of its original."""
@@ -35,6 +35,11 @@ def trained_copies(weights: Weights) -> Copies:
         if original in weights:
             found[original] = (*found.get(original, ()), name)
     return found
+
+
+def is_copied(name: str) -> bool:
+    """Whether a weight is, by its name, of a module of which PEFT keeps two copies."""
+    return not {TRAINED, ORIGINAL}.isdisjoint(name.split("."))
 
 
 def as_used(weights: Weights, copies: Copies) -> Weights:
